@@ -1,0 +1,54 @@
+"""Names: look-up with the nearest valid one in the error."""
+from collections.abc import Iterable
+import difflib
+import importlib
+import inspect
+from types import ModuleType
+from typing import Any
+
+
+class UserError(ValueError):
+  """Bad input, answered by one clear line; the launcher prints no traceback."""
+
+
+def nearest(what: str, name: str, choices: Iterable[str]) -> str:
+  """`No loss 'kdd'. Did you mean 'kd'? Have: ...` (one line)."""
+  choices = sorted(map(str, choices))
+  close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.4)
+  hint = f' Did you mean {close[0]!r}?' if close else ''
+  have = ', '.join(choices[:40]) + (', ...' if len(choices) > 40 else '')
+  return f'No {what} {name!r}.{hint} Have: {have or "none"}.'
+
+
+def resolve(namespace: ModuleType, name: str, what: str,
+            takes: str | None = None) -> Any:
+  """The public function `name` of `namespace`, or the user's `module:function`.
+
+  Args:
+    namespace: a package of kt_jax; what it exports is the registry.
+    name: a public name there, or `package.module:function`.
+    what: the word for it in errors ('loss', 'model').
+    takes: only functions with a parameter of this name are meant.
+
+  Returns:
+    The function.
+
+  Raises:
+    UserError: there is no such name; the message has the nearest one.
+  """
+  if ':' in name:
+    module, _, attribute = name.partition(':')
+    try:
+      module = importlib.import_module(module)
+    except ModuleNotFoundError as e:
+      raise UserError(f'{what} {name!r}: {e}. The module must be importable '
+                      'from where the command runs.') from e
+    choices = {n: v for n, v in vars(module).items() if callable(v)}
+    name = attribute
+  else:
+    choices = {n: v for n, v in vars(namespace).items()
+               if not n.startswith('_') and inspect.isfunction(v)
+               and (takes is None or takes in inspect.signature(v).parameters)}
+  if name not in choices:
+    raise UserError(nearest(what, name, choices))
+  return choices[name]

@@ -1,0 +1,170 @@
+"""A model as a pure function of plain dicts of arrays.
+
+`params` and `stats` are flat dicts, path -> array ('blocks/0/conv/kernel'):
+what checkpoints store, rules match, merges walk and the step differentiates.
+"""
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+from jax import numpy as jnp
+
+from kt_jax import core
+
+Arrays = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+  """What is left of a model when its arrays are taken out. Static.
+
+  Attributes:
+    train: graph in training mode (batch statistics, dropout on).
+    eval: graph in evaluation mode.
+    treedef: of the model's state; its leaves are `names`, in order.
+    names: path of every leaf.
+    kinds: 'param', 'stat' (BatchNorm), 'key' or 'count' (random streams).
+  """
+  train: nnx.GraphDef
+  eval: nnx.GraphDef
+  treedef: Any
+  names: tuple[str, ...]
+  kinds: tuple[str, ...]
+
+
+class Output(NamedTuple):
+  logits: jax.Array  # [B, K]
+  stats: Arrays  # what the forward pass left in BatchNorm and its like
+  features: Arrays  # tap -> output of the module of that path
+
+
+def _kind(variable) -> str:
+  for kind, cls in (('param', nnx.Param), ('key', nnx.RngKey),
+                    ('count', nnx.RngCount)):
+    if isinstance(variable, cls):
+      return kind
+  return 'stat'
+
+
+def abstract(build: Callable[[], nnx.Module]) -> Net:
+  """The `Net` of the model that `build()` makes; nothing is computed."""
+  model = nnx.eval_shape(build)
+  model.train()
+  train, state = nnx.split(model)
+  model.eval()
+  evaluate, _ = nnx.split(model)
+  is_variable = lambda x: isinstance(x, nnx.Variable)
+  named, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=is_variable)
+  return Net(train, evaluate, jax.tree.structure(state),
+             tuple(core.path_str(path) for path, _ in named),
+             tuple(_kind(variable) for _, variable in named))
+
+
+def split(model: nnx.Module) -> tuple[Net, Arrays, Arrays]:
+  """`(net, params, stats)` of an NNX model of the user's own."""
+  graph, state = nnx.split(model)
+  net = abstract(lambda: nnx.merge(graph, state, copy=True))
+  return net, *_arrays(net, state)
+
+
+def init(build: Callable[[], nnx.Module],
+         shardings: Callable[[str], Any] | None = None
+        ) -> tuple[Net, Arrays, Arrays]:
+  """Builds a model in one compiled program, each leaf where it belongs.
+
+  Args:
+    build: makes the model.
+    shardings: path -> `jax.sharding.Sharding`; None leaves that to JAX.
+
+  Returns:
+    `(net, params, stats)`.
+  """
+  net = abstract(build)
+  make = lambda: _arrays(net, nnx.split(build())[1])
+  out = None
+  if shardings is not None:
+    out = jax.tree_util.tree_map_with_path(
+        lambda path, _: shardings(core.path_str(path[1:])),
+        jax.eval_shape(make))
+  return net, *jax.jit(make, out_shardings=out)()
+
+
+def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
+          train: bool = False, key: jax.Array | None = None,
+          taps: Sequence[str] = ()) -> Output:
+  """Runs the model. Pure; outputs that nothing uses are compiled away.
+
+  Args:
+    net: from `split`, `init` or `abstract`.
+    params: path -> parameter.
+    stats: path -> BatchNorm statistic and the like.
+    x: `[B, ...]` inputs.
+    train: training mode; statistics then move and dropout drops.
+    key: source of every random stream of the model; each gets its own by path.
+    taps: paths of modules whose outputs are wanted.
+
+  Returns:
+    `Output(logits, stats, features)`.
+
+  Raises:
+    ValueError: a tap does not exist; the message has the nearest one.
+  """
+  model = _merge(net, params, stats, train, key)
+  if not taps:
+    return Output(model(x), _arrays(net, nnx.split(model)[1])[1], {})
+  logits, seen = _capture(model, x)
+  for tap in taps:
+    if tap not in seen:
+      raise ValueError(core.nearest('tap', tap, seen))
+  after = nnx.state(model, nnx.Not(nnx.Intermediate))
+  return Output(logits, _arrays(net, after)[1], {t: seen[t] for t in taps})
+
+
+def taps(net: Net, params: Arrays, stats: Arrays, x) -> Arrays:
+  """Every path that can be tapped -> shape and dtype; computes nothing.
+
+  Args: as `apply`; `jax.ShapeDtypeStruct`s will do.
+  """
+  return jax.eval_shape(
+      lambda *args: _capture(_merge(net, *args[:2], False, None), args[2])[1],
+      params, stats, x)
+
+
+def _merge(net, params, stats, train, key) -> nnx.Module:
+  key = jax.random.key(0) if key is None else key
+  fill = {'param': params.__getitem__, 'stat': stats.__getitem__,
+          'key': lambda name: core.fold_path(key, name),
+          'count': lambda name: jnp.zeros((), jnp.uint32)}
+  state = jax.tree.unflatten(net.treedef, [
+      fill[kind](name) for name, kind in zip(net.names, net.kinds)])
+  # copy: BatchNorm may write its statistics while jax.grad is tracing.
+  return nnx.merge(net.train if train else net.eval, state, copy=True)
+
+
+def _capture(model, x):
+  capture = nnx.capture(
+      model, nnx.Intermediate, method_outputs=nnx.Intermediate)
+  logits, seen = capture(x)
+  return logits, _outputs(nnx.to_pure_dict(seen))
+
+
+def _outputs(seen, path: str = '') -> dict[str, jax.Array]:
+  """Path -> output of a module's last call, from what `nnx.capture` saw."""
+  found = {}
+  for name, node in seen.items():
+    if name == '__call__':
+      if hasattr(node[-1], 'shape'):
+        found[path] = node[-1]
+    elif isinstance(node, dict):
+      found |= _outputs(node, f'{path}/{name}' if path else str(name))
+  return found
+
+
+def _arrays(net: Net, state) -> tuple[Arrays, Arrays]:
+  """`(params, stats)` of a model's state."""
+  leaves = dict(zip(net.names, jax.tree.leaves(state), strict=True))
+  pick = lambda want: {n: leaves[n] for n, kind in zip(net.names, net.kinds)
+                       if kind == want}
+  return pick('param'), pick('stat')
