@@ -3,6 +3,8 @@ import math
 
 from flax import nnx
 
+from kt_jax.models import layers
+
 
 class Block(nnx.Module):
   """Linear and ReLU."""
@@ -22,6 +24,7 @@ class Mlp(nnx.Module):
     sizes = [math.prod(input_shape)] + [width] * depth
     self.blocks = nnx.List(
         [Block(i, o, rngs=rngs) for i, o in zip(sizes, sizes[1:])])
+    self.pool = layers.Feature()
     self.dropout = nnx.Dropout(dropout, rngs=rngs)
     self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
 
@@ -29,7 +32,7 @@ class Mlp(nnx.Module):
     x = x.reshape(x.shape[0], -1)
     for block in self.blocks:
       x = block(x)
-    return self.head(self.dropout(x))
+    return self.head(self.dropout(self.pool(x)))
 
 
 def mlp(classes, input_shape, **kw) -> Mlp:

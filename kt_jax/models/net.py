@@ -62,6 +62,11 @@ def abstract(build: Callable[[], nnx.Module]) -> Net:
              tuple(_kind(variable) for _, variable in named))
 
 
+def arrays(net: Net, model: nnx.Module) -> tuple[Arrays, Arrays]:
+  """`(params, stats)` of a model whose `Net` is known."""
+  return _arrays(net, nnx.split(model)[1])
+
+
 def split(model: nnx.Module) -> tuple[Net, Arrays, Arrays]:
   """`(net, params, stats)` of an NNX model of the user's own."""
   graph, state = nnx.split(model)
@@ -82,7 +87,7 @@ def init(build: Callable[[], nnx.Module],
     `(net, params, stats)`.
   """
   net = abstract(build)
-  make = lambda: _arrays(net, nnx.split(build())[1])
+  make = lambda: arrays(net, build())
   out = None
   if shardings is not None:
     out = jax.tree_util.tree_map_with_path(

@@ -1,0 +1,89 @@
+"""What every config starts from: all keys, with their defaults.
+
+A key that is not here (or in the protocol's own defaults) does not exist; the
+launcher refuses it.
+"""
+from ml_collections import config_dict
+
+
+def supervised(experiment: str = 'pretrain') -> config_dict.ConfigDict:
+  """Keys of `pretrain` and `finetune`; the other protocols add to them."""
+  c = config_dict.ConfigDict()
+  c.experiment = experiment  # a module of experiments/ or module:function
+  c.paper = ''  # key in kt_jax/papers.py; '' for none
+  c.variant = ''
+  c.seed = 0
+  c.data = data()
+  c.batch = dict(
+      size=64,  # of the global batch
+      augment=config_dict.ConfigDict(),  # name -> settings, see data/augment.py
+      mixup=0.0, cutmix=0.0)  # alpha of the Beta distribution; 0 off
+  c.model = dict(name='mlp', kw=config_dict.ConfigDict())
+  c.terms = config_dict.ConfigDict()  # name -> term(); their sum is minimised
+  c.optimizer = dict(
+      name='sgd',  # an optax optimiser
+      learning_rate=0.1,
+      schedule=dict(name='', kw=config_dict.ConfigDict()),  # optax; '' constant
+      weight_decay=0.0,  # L2, added to the gradient
+      clip=0.0,  # global norm; 0 off
+      kw=config_dict.ConfigDict())
+  c.loop = dict(steps=100, log_every=50, save_every=0, keep=2)
+  c.train = dict(
+      accumulate=1,  # micro-batches a step
+      compute_dtype='float32',  # or bfloat16
+      ema=0.0)  # decay of the moving average that is evaluated; 0 off
+  c.mesh = dict(data=-1, model=1)
+  c.sharding = ()  # ((regex on the path, (axis or None, ...)), ...)
+  return c
+
+
+def data(name: str = 'digits', **kw) -> config_dict.ConfigDict:
+  """Keys of a data set."""
+  c = config_dict.ConfigDict(dict(
+      name=name,  # digits, a TFDS image set, or module:function
+      train='train', test='test',  # TFDS split strings
+      validation=0.1,  # share or number taken from train, class by class
+      subset=0.0,  # share or number of train kept, class by class; 0 all
+      split_seed=1234,
+      test_limit=0,  # 0 all
+      data_dir='',  # '' TFDS_DATA_DIR, else TFDS's own default
+      size=0,  # resize and centre crop; 0 native
+      mean=(), std=()))  # a channel, images on 0 to 1; () those of the set
+  c.update(kw)
+  return c
+
+
+def term(loss: str, weight: float = 1.0, warmup: int = 0, rename=None,
+         **kw) -> config_dict.ConfigDict:
+  """One loss of the sum: `weight * loss(**kw)`, linear warm-up over steps."""
+  return config_dict.ConfigDict(dict(
+      loss=loss, weight=weight, warmup=warmup, kw=kw, rename=rename or {}))
+
+
+def finetune() -> config_dict.ConfigDict:
+  """Keys of `finetune`."""
+  c = supervised('finetune')
+  c.init = dict(
+      checkpoint='',  # workdir of a run, or a Hugging Face directory
+      step=-1,  # -1: the one that the run's card names
+      load='.*',  # regex on paths: what is taken from it; the rest is fresh
+      train='.*')  # regex on paths: what is trained; the rest is frozen
+  return c
+
+
+def evaluate() -> config_dict.ConfigDict:
+  """Keys of `evaluate`."""
+  c = config_dict.ConfigDict()
+  c.experiment = 'evaluate'
+  c.paper = ''
+  c.variant = ''
+  c.data = data()
+  c.batch_size = 250
+  c.checkpoint = ''
+  c.step = -1
+  c.compute_dtype = 'float32'
+  return c
+
+
+def unknown_variant(variant: str, *have: str) -> ValueError:
+  return ValueError(f'No variant {variant!r}; have {", ".join(have)}.')

@@ -1,0 +1,95 @@
+"""Trains a model on labels: `run` is the protocol, `finetune` starts it warm."""
+import dataclasses
+import json
+
+import jax
+import numpy as np
+
+from kt_jax import checkpoint
+from kt_jax import data
+from kt_jax import train
+
+
+def check(config):
+  return [train.check(config, data.abstract(config.data))]
+
+
+def run(config, workdir, *, start=None, trainable='', parents=()):
+  """Trains, or resumes, or returns at once what a finished run found.
+
+  Args:
+    config: `configs.common.supervised()` and the like.
+    workdir: of the run.
+    start: `Session -> (params, stats)` to start from; None: fresh ones.
+    trainable: regex on paths of what is trained; '' everything.
+    parents: cards of the checkpoints it starts from.
+
+  Returns:
+    Test metrics of the best checkpoint by validation accuracy, or of the last
+    where nothing was held out.
+  """
+  plain = json.loads(config.to_json())
+  workdir = checkpoint.open_workdir(workdir, plain)
+  done = finished(workdir)
+  if done:
+    return done['metrics']
+  splits = data.load(config.data)
+  session = train.make_session(config, splits.info, trainable=trainable)
+  stream = train.open_stream(config, splits.train, session.mesh)
+  size = max(config.batch.size, 250)
+  held_out = len(splits.validation.labels) > 0
+
+  def scores(model, arrays):
+    logits = train.predict_all(
+        session.predict, model['params'], model['stats'], arrays,
+        batch_size=size, mesh=session.mesh)
+    return train.classification_metrics(logits, arrays.labels), logits
+
+  card = dict(kind='run', status='running', method=config.experiment,
+              parents=list(parents), model=plain['model'],
+              data=dataclasses.asdict(splits.info), config=checkpoint.config_hash(plain),
+              code=checkpoint.code_version())
+  if not (workdir / 'card.json').exists():
+    checkpoint.write_json(workdir / 'card.json', card)
+
+  best = 'accuracy' if held_out else ''
+  with checkpoint.Run(workdir, keep=config.loop.keep, best=best) as saver:
+    state = session.init(*(start(session) if start else ()))
+    state = train.resume(saver, state, stream)
+    with train.Writer(workdir, resumed_at=int(state.step)) as writer:
+      state = train.fit(
+          session.step, state, stream, session.settings,
+          steps=config.loop.steps, put=train.putter(session.mesh),
+          log_every=config.loop.log_every, save_every=config.loop.save_every,
+          evaluate=held_out and (
+              lambda s: scores(train.to_items(s)[0], splits.validation)[0]),
+          run=saver, writer=writer, name=config.model.name)
+      saver.wait()
+      model, training = train.to_items(state)
+      step = saver.best_step() or config.loop.steps
+      if step != config.loop.steps:
+        model = saver.at(step, model, training).model
+      metrics, logits = scores(model, splits.test)
+      writer.write(step, 'test', metrics)
+  save_predictions(workdir, logits, splits.test)
+  if jax.process_index() == 0:
+    train.curves(workdir)
+  checkpoint.write_json(workdir / 'card.json', card | dict(
+      status='finished', step=step, metrics=metrics,
+      digest=checkpoint.digest(model)))
+  return metrics
+
+
+def finished(workdir):
+  """The card of a run that is finished, else None."""
+  path = workdir / 'card.json'
+  card = checkpoint.read_json(path) if path.exists() else {}
+  return card if card.get('status') == 'finished' else None
+
+
+def save_predictions(workdir, logits, arrays):
+  """`predictions.npz`: logits `[N, K]`, labels and ids of the test split."""
+  import io
+  buffer = io.BytesIO()
+  np.savez(buffer, logits=logits, labels=arrays.labels, ids=arrays.ids)
+  checkpoint.write_atomic(workdir / 'predictions.npz', buffer.getvalue())

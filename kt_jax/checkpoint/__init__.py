@@ -1,0 +1,11 @@
+"""Runs on disk: work directories, Orbax checkpoints, cards, safetensors."""
+from kt_jax.checkpoint.run import digest as digest
+from kt_jax.checkpoint.run import read as read
+from kt_jax.checkpoint.run import Run as Run
+from kt_jax.checkpoint.safetensors import open_safetensors as open_safetensors
+from kt_jax.checkpoint.workdir import code_version as code_version
+from kt_jax.checkpoint.workdir import config_hash as config_hash
+from kt_jax.checkpoint.workdir import open_workdir as open_workdir
+from kt_jax.checkpoint.workdir import read_json as read_json
+from kt_jax.checkpoint.workdir import write_atomic as write_atomic
+from kt_jax.checkpoint.workdir import write_json as write_json

@@ -1,0 +1,209 @@
+"""Checkpoints of a run: asynchronous, atomic, verified on the way back.
+
+A checkpoint has three items: `model` (what others use: `params` and `stats`),
+`training` (what only a resumption needs) and `meta` (JSON: digests of the two,
+position in the data, metrics). A digest hangs on names, shapes, dtypes and bits,
+not on sharding, so it holds on another device count.
+"""
+from collections.abc import Mapping
+import contextlib
+import hashlib
+import logging
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from kt_jax import core
+from kt_jax.checkpoint.workdir import read_json
+
+FOLDER = 'checkpoints'
+
+
+class Restored(NamedTuple):
+  step: int  # updates made before it was saved
+  model: Any
+  training: Any  # None where only the model was asked for
+  meta: dict[str, Any]
+
+
+def digest(tree) -> str:
+  """Hex digest of every leaf of a pytree of arrays, and of their paths."""
+  total = hashlib.blake2b(digest_size=16)
+  for name, leaf in core.flatten(tree).items():
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    leaf = np.ascontiguousarray(leaf)
+    total.update(f'{name} {leaf.shape} {leaf.dtype}'.encode())
+    total.update(leaf.reshape(-1).view(np.uint8))
+  return total.hexdigest()
+
+
+class Run:
+  """The checkpoints under `workdir`. A context manager: leaving it waits."""
+
+  def __init__(self, workdir, *, keep: int = 2, best: str = ''):
+    """Opens them.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest stay.
+      best: metric whose largest value's checkpoint stays too; '' for none.
+    """
+    self._folder = epath.Path(workdir) / FOLDER
+    rules = [policies.LatestN(keep)]
+    if best:
+      rules.append(policies.BestN(
+          get_metric_fn=lambda metrics: metrics[best], n=1,
+          keep_checkpoints_without_metrics=False))
+    self._manager = ocp.CheckpointManager(
+        self._folder, options=ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(rules)))
+    self._best = best
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *_):
+    if kind is None:
+      self._reporting(self._manager.close)
+    else:
+      with contextlib.suppress(Exception):  # the first error is the one to see
+        self._manager.close()
+
+  def save(self, step: int, model, training, *, data_state: Any = None,
+           metrics: Mapping[str, float] | None = None) -> None:
+    """Starts writing a checkpoint; a step that is there already is left alone.
+
+    Raises:
+      UserError: this one or the one before could not be written.
+    """
+    if step in self._manager.all_steps():
+      return
+    meta = dict(model=digest(model), training=digest(training),
+                data_state=data_state, metrics=dict(metrics or {}))
+    metrics = meta['metrics'] if self._best in meta['metrics'] else None
+    self._reporting(lambda: self._manager.save(
+        step, metrics=metrics, args=ocp.args.Composite(
+            model=ocp.args.StandardSave(model),
+            training=ocp.args.StandardSave(training),
+            meta=ocp.args.JsonSave(meta))))
+
+  def wait(self) -> None:
+    """Returns when everything is on disk."""
+    self._reporting(self._manager.wait_until_finished)
+
+  def steps(self) -> list[int]:
+    return sorted(self._manager.all_steps())
+
+  def best_step(self) -> int | None:
+    """Of the best metric, the newest where several are equal."""
+    scored = [(self._manager.metrics(s)[self._best], s) for s in self.steps()
+              if self._best and self._manager.metrics(s)]
+    return max(scored)[1] if scored else None
+
+  def at(self, step: int, model, training) -> Restored:
+    """The checkpoint of one step; arguments and errors as `latest`."""
+    return _restore(self._manager, self._folder, step, model, training)
+
+  def latest(self, model, training) -> Restored | None:
+    """The newest checkpoint that is whole, or None where there is none at all.
+
+    Args:
+      model: arrays or `ShapeDtypeStruct`s that say shape, dtype and sharding.
+      training: likewise.
+
+    Raises:
+      UserError: there are checkpoints, but not one is whole.
+    """
+    broken = []
+    for step in reversed(self.steps()):
+      try:
+        found = _restore(self._manager, self._folder, step, model, training)
+      except core.UserError as e:
+        logging.getLogger('kt_jax').warning('Skipping a checkpoint: %s', e)
+        broken.append(step)
+        continue
+      for bad in broken:  # the run will come past this step again
+        self._manager.delete(bad)
+      return found
+    if broken:
+      raise core.UserError(
+          f'No checkpoint under {self._folder} is whole (tried {broken}). '
+          'Restore one from a copy, or start again in a new --workdir.')
+    return None
+
+  def _reporting(self, action):
+    """Runs `action`; a failure to write becomes one clear line."""
+    try:
+      return action()
+    except (OSError, ValueError, RuntimeError) as e:
+      safe = [s for s in self.steps() if _is_committed(self._folder / str(s))]
+      last = f'step {safe[-1]} is intact' if safe else 'there is none yet'
+      raise core.UserError(
+          f'Cannot write a checkpoint under {self._folder}: {_first_line(e)}. '
+          f'Last good checkpoint: {last}.') from e
+
+
+def read(workdir, step: int | None = None) -> Restored:
+  """The model of one checkpoint of a run, verified.
+
+  Args:
+    workdir: of the run.
+    step: which; None for the one that the run's card names, else the newest.
+
+  Returns:
+    `Restored` with numpy-like arrays on the default device, no training state.
+
+  Raises:
+    UserError: no such checkpoint, or it is not whole.
+  """
+  folder = epath.Path(workdir) / FOLDER
+  if not folder.exists():
+    raise core.UserError(f'No checkpoints under {workdir}: it is not the '
+                         '--workdir of a run.')
+  with ocp.CheckpointManager(folder.resolve()) as manager:
+    steps = sorted(manager.all_steps())
+    if not steps:
+      raise core.UserError(f'No finished checkpoint under {folder}.')
+    if step is None:
+      card = epath.Path(workdir) / 'card.json'
+      step = steps[-1]
+      if card.exists():
+        step = read_json(card).get('step', step)
+    if step not in steps:
+      raise core.UserError(f'No checkpoint of step {step} under {folder}; '
+                           f'there are {steps}.')
+    return _restore(manager, folder, step, None, None)
+
+
+def _restore(manager, folder, step, model, training) -> Restored:
+  """One checkpoint, its digests compared."""
+  items = dict(model=ocp.args.StandardRestore(model),
+               meta=ocp.args.JsonRestore())
+  if training is not None:
+    items['training'] = ocp.args.StandardRestore(training)
+  try:
+    found = manager.restore(step, args=ocp.args.Composite(**items))
+    meta = dict(found.meta)
+    for item in items.keys() - {'meta'}:
+      if digest(found[item]) != meta[item]:
+        raise ValueError(f'the content of {item!r} is not what was saved '
+                         '(its digest differs)')
+  except Exception as e:  # Orbax and TensorStore raise many kinds
+    raise core.UserError(
+        f'Checkpoint {folder / str(step)} is damaged or does not fit this '
+        f'model: {_first_line(e)}.') from e
+  return Restored(step, found.model, found.get('training'), meta)
+
+
+def _is_committed(path) -> bool:
+  return (path / '_CHECKPOINT_METADATA').exists()
+
+
+def _first_line(e: BaseException) -> str:
+  return (str(e).strip().splitlines() or [type(e).__name__])[0][:300]

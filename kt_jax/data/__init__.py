@@ -1,0 +1,32 @@
+"""Images by name, batches as a function of (seed, step) alone, through Grain.
+
+  splits = data.load({'name': 'cifar10', 'validation': 0.1})
+  batches = data.stream(splits.train, batch_size=128, seed=0,
+                        augment={'crop': {'padding': 4}, 'flip': {}})
+  images = data.normalize(next(batches)['images'], splits.info.mean,
+                          splits.info.std)
+
+| to | use |
+|---|---|
+| decode and split a set | `load`; `DEFAULTS` lists what can be asked for |
+| know its shapes from headers | `abstract` |
+| bring a set of one's own | name `module:function`; returns `from_arrays(...)` |
+| train | `stream`; augmentations in `data/augment.py` |
+| evaluate | `batches_for_eval` |
+| work on the global batch in the step | `normalize`, `mixup`, `cutmix` |
+"""
+from kt_jax.data.arrays import Arrays as Arrays
+from kt_jax.data.arrays import Info as Info
+from kt_jax.data.arrays import Source as Source
+from kt_jax.data.arrays import Splits as Splits
+from kt_jax.data.arrays import stratified as stratified
+from kt_jax.data.cache import cache_dir as cache_dir
+from kt_jax.data.load import abstract as abstract
+from kt_jax.data.load import DEFAULTS as DEFAULTS
+from kt_jax.data.load import load as load
+from kt_jax.data.mix import cutmix as cutmix
+from kt_jax.data.mix import mixup as mixup
+from kt_jax.data.mix import normalize as normalize
+from kt_jax.data.sources import from_arrays as from_arrays
+from kt_jax.data.stream import batches_for_eval as batches_for_eval
+from kt_jax.data.stream import stream as stream

@@ -1,0 +1,153 @@
+"""Batches as a function of (seed, step) alone, through Grain.
+
+Batches are cut in the source: element i of the Grain source is the i-th global
+batch. Its state is one integer, so a run that resumes at step 1e6 replays
+nothing.
+"""
+from collections.abc import Iterator
+import functools
+import numbers
+import os
+
+from absl import flags
+import grain
+import numpy as np
+
+from kt_jax.core import UserError
+from kt_jax.data import augment as augment_lib
+from kt_jax.data.arrays import Arrays
+from kt_jax.data.arrays import permutation
+
+LARGEST_BATCH = 1 << 20
+ENDLESS = 1 << 48  # batches; Grain wants a length
+AHEAD = 2  # batches that wait for the step, for each reading thread
+THREADS = min(4, os.cpu_count() or 1)
+
+
+class Batches:
+  """Grain's random access source of global batches, or of some rows of each.
+
+  The index stream is the concatenation of one permutation of the examples for
+  each epoch, keyed by (seed, epoch); a batch may begin in one and end in the
+  next.
+  """
+
+  def __init__(self, arrays: Arrays, batch_size: int, seed: int, rows: slice):
+    self._arrays, self._batch_size = arrays, batch_size
+    self._rows = np.arange(batch_size)[rows]
+    n = len(arrays)
+    # Threads may work on both sides of the end of an epoch.
+    self._permutation = functools.lru_cache(maxsize=2)(
+        lambda epoch: permutation(n, seed, epoch))
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def __repr__(self) -> str:
+    return f'Batches({len(self._arrays)} by {self._batch_size})'
+
+  def indices(self, step: int) -> np.ndarray:
+    """Positions of the examples in the rows of batch `step`."""
+    epochs, at = np.divmod(step * self._batch_size + self._rows,
+                           len(self._arrays))
+    index = np.empty(len(at), np.int64)
+    for epoch in np.unique(epochs):
+      now = epochs == epoch
+      index[now] = self._permutation(int(epoch))[at[now]]
+    return index
+
+  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+    index, arrays = self.indices(step), self._arrays
+    return {'images': np.asarray(arrays.images[index]),
+            'labels': np.asarray(arrays.labels[index], np.int32),
+            'ids': np.asarray(arrays.ids[index], np.int64)}
+
+
+def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
+           start: int = 0, rows: slice = slice(None),
+           threads: int = THREADS) -> grain.DatasetIterator:
+  """Endless batches of numpy arrays; batch i depends on (seed, i) alone.
+
+  Args:
+    arrays: the examples.
+    batch_size: of the global batch.
+    seed: of order and augmentation.
+    augment: name -> settings of `data.augment`; applied in its `ORDER`.
+    start: step of the first batch.
+    rows: the slice of the global batch that this process takes. The slices of
+      several processes, joined, are what one process would see.
+    threads: that gather and augment ahead; 0 for none. They change no batch.
+
+  Returns:
+    An iterator of {'images': uint8 `[b, H, W, C]`, 'labels': int32 `[b]`,
+    'ids': int64 `[b]`}. `get_state()` is a small dict fit for JSON, and
+    `set_state()` goes there at once; `close()` stops the threads.
+
+  Raises:
+    UserError: no examples, or a number out of range.
+  """
+  check_batch_size(batch_size)
+  for name, value in [('seed', seed), ('start', start), ('threads', threads)]:
+    if not _whole(value) or not 0 <= value < ENDLESS:
+      raise UserError(f'{name} must be an integer from 0 on, got {value!r}.')
+  if not len(arrays):
+    raise UserError('There are no examples to make batches of.')
+  if not isinstance(rows, slice) or not range(batch_size)[rows]:
+    raise UserError(f'rows must be a slice with some of the {batch_size} rows '
+                    f'of a batch, got {rows!r}.')
+  if not flags.FLAGS.is_parsed():  # Grain reads flags, and notebooks have none
+    flags.FLAGS.mark_as_parsed()
+  dataset = grain.MapDataset.source(Batches(arrays, batch_size, seed, rows))
+  for name, augmentation in augment_lib.parse(augment):
+    dataset = dataset.random_map(
+        augment_lib.Transform(augmentation, batch_size, rows),
+        seed=augment_lib.seed_of(name, seed))
+  iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(
+      num_threads=threads, prefetch_buffer_size=AHEAD * threads)))
+  if start:
+    iterator.set_state({'next_index': start})
+  return iterator
+
+
+def batches_for_eval(arrays: Arrays,
+                     batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+  """Every example once and in order, in batches of one shape.
+
+  Args:
+    arrays: the examples.
+    batch_size: of every batch; the last is filled up with zeros.
+
+  Returns:
+    Batches as those of `stream`, and 'where' bool `[b]`: which rows are
+    examples.
+
+  Raises:
+    UserError: no examples or a batch size out of range, at the call.
+  """
+  check_batch_size(batch_size)
+  if not len(arrays):
+    raise UserError('There are no examples to evaluate on.')
+
+  def batches():
+    for first in range(0, len(arrays), batch_size):
+      rows = slice(first, first + batch_size)
+      batch = {'images': np.asarray(arrays.images[rows]),
+               'labels': np.asarray(arrays.labels[rows], np.int32),
+               'ids': np.asarray(arrays.ids[rows], np.int64)}
+      batch['where'] = np.ones(len(batch['labels']), bool)
+      lack = batch_size - len(batch['labels'])
+      yield {k: np.pad(v, [(0, lack)] + [(0, 0)] * (v.ndim - 1))
+             for k, v in batch.items()}
+
+  return batches()
+
+
+def check_batch_size(batch_size: int) -> None:
+  """Refuses what is no number of examples."""
+  if not _whole(batch_size) or not 1 <= batch_size <= LARGEST_BATCH:
+    raise UserError(f'batch_size must be an integer from 1 to {LARGEST_BATCH}, '
+                    f'got {batch_size!r}.')
+
+
+def _whole(value) -> bool:
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)

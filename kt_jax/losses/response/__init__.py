@@ -1,0 +1,1 @@
+"""Losses that read the logits of one example at a time."""

@@ -1,0 +1,44 @@
+"""Knowledge distillation."""
+import jax
+from jax import numpy as jnp
+
+from kt_jax import core
+
+
+def kd(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    *,
+    temperature: float | jax.Array = 4.0,
+) -> jax.Array:
+  r"""Divergence of the tempered student from the tempered teacher.
+
+    tau^2 KL(p || q) = tau^2 sum_k p_k (log p_k - log q_k),
+    p = softmax(z_t / tau),  q = softmax(z_s / tau).
+
+  Args:
+    student_logits: `[..., K]` raw logits z_s.
+    teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
+    temperature: tau > 0, a scalar, possibly traced.
+
+  Returns:
+    `[...]` losses in nats, at least float32, 0 at equality. The tau^2 is in:
+    gradients keep their size when tau changes. A class that both mask by a
+    logit of -inf adds nothing; one that only the student masks costs inf.
+
+  Departures: the paper writes a cross entropy with the soft targets, which
+  differs from this by the teacher's entropy: the same gradient, but a floor
+  above 0. Its task term is `losses.cross_entropy`.
+
+  References: hinton2015kd, Sec. 2.
+  """
+  core.check_logits('kd', student_logits=student_logits,
+                    teacher_logits=teacher_logits)
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+    raise core.UserError(f'temperature must be > 0, got {temperature}.')
+  log_s = jax.nn.log_softmax(core.to_float(student_logits) / temperature)
+  log_t = jax.nn.log_softmax(core.to_float(teacher_logits) / temperature)
+  p = jnp.exp(log_t)
+  # 0 (log 0 - log q) is 0. NaN == 0 is false, so that a NaN stays one.
+  gap = jnp.where(p == 0, 0, log_t) - jnp.where(p == 0, 0, log_s)
+  return temperature**2 * jnp.sum(p * gap, axis=-1)

@@ -1,0 +1,41 @@
+"""What a label, hard or soft, says of values per class."""
+import jax
+from jax import numpy as jnp
+
+from kt_jax import core
+
+
+def expected(fn: str, values: jax.Array, labels: jax.Array) -> jax.Array:
+  """`sum_k y_k v_k`: the true class's value where labels are class ids.
+
+  Args:
+    fn: name of the caller, for the message.
+    values: `[..., K]`, finite or -inf.
+    labels: `[...]` integer ids, or `[..., K]` probabilities.
+
+  Returns:
+    `[...]`. A class of probability 0 counts 0, also where its value is -inf.
+    An id outside 0..K-1 gives NaN: padding is for `where`, not for a label.
+
+  Raises:
+    ValueError: labels of another shape, or neither integer nor floating.
+  """
+  if jnp.issubdtype(labels.dtype, jnp.integer):
+    if labels.shape != values.shape[:-1]:
+      raise ValueError(
+          f'{fn}: labels (class ids) must have shape {values.shape[:-1]}, that '
+          f'of student_logits less the class axis; got {labels.shape}.')
+    classes = jnp.arange(values.shape[-1])
+    true = labels[..., None] == classes
+    known = (labels >= 0) & (labels < classes.size)
+    return jnp.where(known, jnp.sum(values, axis=-1, where=true), jnp.nan)
+  if not jnp.issubdtype(labels.dtype, jnp.floating):
+    raise ValueError(f'{fn}: labels must be integer class ids or floating '
+                     f'probabilities; got {labels.dtype}.')
+  if labels.shape != values.shape:
+    raise ValueError(f'{fn}: labels (probabilities) must have the shape of '
+                     f'student_logits, {values.shape}; got {labels.shape}.')
+  labels = core.to_float(labels)
+  # Twice `where`, or the gradient of 0 * -inf is NaN.
+  safe = jnp.where(labels == 0, 0, values)
+  return jnp.sum(labels * safe, axis=-1)

@@ -1,0 +1,60 @@
+"""Which examples a model gets right, and which flip between two models."""
+import jax
+from jax import numpy as jnp
+
+from kt_jax import core
+
+
+def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """`[N]` booleans: whether `logits [N, K]` peak at `labels [N]`.
+
+  The first of equal logits is the prediction. A row with NaN predicts nothing
+  and is wrong. A label outside 0..K-1 is never hit.
+  """
+  defined = ~jnp.isnan(jnp.max(logits, axis=-1))
+  return defined & (jnp.argmax(logits, axis=-1) == labels)
+
+
+def positive_flips(
+    fn: str,
+    labels: jax.Array,
+    where: jax.Array | None = None,
+    **logits: jax.Array,
+) -> jax.Array:
+  """`[N]` booleans: the second model is right where the first is wrong.
+
+  Args:
+    fn: name of the caller, for the message.
+    labels: `[N]` integer class ids.
+    where: `[N]` examples that count, or None for all.
+    **logits: two `[N, K]`, by the caller's names.
+
+  Raises:
+    ValueError: shapes that do not fit, or labels that are not integers.
+  """
+  check(fn, labels, where, **logits)
+  first, second = logits.values()
+  flips = correct(second, labels) & ~correct(first, labels)
+  return flips if where is None else flips & where.astype(bool)
+
+
+def check(fn: str, labels: jax.Array, where: jax.Array | None = None,
+          **logits: jax.Array) -> None:
+  """Refuses logits, labels and masks that do not belong together."""
+  core.check_logits(fn, **logits)
+  name, first = next(iter(logits.items()))
+  if first.ndim != 2:
+    raise ValueError(f'{fn}: {name} must be [N, K], got shape {first.shape}; '
+                     'use jax.vmap for more axes.')
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'{fn}: labels must be integer class ids, '
+                     f'got {labels.dtype}.')
+  for what, value in (('labels', labels), ('where', where)):
+    if value is not None and value.shape != first.shape[:1]:
+      raise ValueError(f'{fn}: {what} has shape {value.shape}; {name} asks for '
+                       f'{first.shape[:1]}.')
+
+
+def rate(hits: jax.Array, where: jax.Array | None) -> jax.Array:
+  """Share of `hits [N]`: counts in int32, their ratio in float32."""
+  return core.masked_mean(hits.astype(jnp.int32), where)

@@ -1,0 +1,155 @@
+"""The one loop: step, log, evaluate, save; it stops at NaN and at SIGTERM."""
+from collections.abc import Callable
+import contextlib
+import signal
+import sys
+import threading
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import tqdm
+
+from kt_jax import checkpoint
+from kt_jax import core
+from kt_jax.train.step import Settings
+from kt_jax.train.step import State
+from kt_jax.train.writer import Writer
+
+
+def fit(step: Callable, state: State, stream, settings: Settings, *,
+        steps: int, put: Callable[[Any], Any] = lambda batch: batch,
+        log_every: int = 0, save_every: int = 0,
+        evaluate: Callable[[State], dict[str, float]] | None = None,
+        run: checkpoint.Run | None = None, writer: Writer | None = None,
+        name: str = '') -> State:
+  """Runs `state, metrics = step(state, batch, settings)` up to update `steps`.
+
+  Args:
+    step: jitted; donates its state.
+    state: where to start; `state.step` says how far it is.
+    stream: iterator of host batches, standing at `state.step`; with `run` it
+      has `get_state()`.
+    settings: handed to every step.
+    steps: number of the last update.
+    put: host batch -> device arrays.
+    log_every: updates between two rows of metrics (the mean over them); 0: none.
+    save_every: updates between two checkpoints; 0: only the last.
+    evaluate: called before each checkpoint; its numbers go into it.
+    run: where checkpoints go; None keeps none.
+    writer: where metrics go.
+    name: shown in the progress bar.
+
+  Returns:
+    The last state.
+
+  Raises:
+    UserError: a loss or gradient is not finite; names the first such update.
+    SystemExit: SIGTERM came; a checkpoint was saved first.
+  """
+  first, pending, saved = int(state.step), [], int(state.step)
+
+  def flush(at, log):
+    """Fetches what has gathered and refuses NaN; the device idles only here."""
+    found = [jax.device_get(m) for m in pending]
+    begin = at - len(found)
+    for i, metrics in enumerate(found):
+      bad = [k for k, v in metrics.items() if not np.isfinite(v)]
+      if bad:
+        good = f'step {saved}' if run and saved else 'none'
+        raise core.UserError(
+            f'{bad[0]} is {metrics[bad[0]]} at step {begin + i + 1} of {name or "the run"}. '
+            f'Last good checkpoint: {good}. Lower optimizer.learning_rate or '
+            'set optimizer.clip.')
+    pending.clear()
+    if log and found and writer:
+      writer.write(at, 'train', {
+          k: np.mean([m[k] for m in found], dtype=np.float64)
+          for k in found[0]})
+    return found
+
+  def save(at):
+    flush(at, log=False)
+    scores = evaluate(state) if evaluate else {}
+    if scores and writer:
+      writer.write(at, 'validation', scores)
+    run.save(at, *to_items(state), data_state=stream.get_state(),
+             metrics=scores)
+
+  bar = tqdm.tqdm(total=steps, initial=first, disable=None if name else True,
+                  desc=name, unit='step', mininterval=0.5)
+  with _sigterm() as asked, bar:
+    for at in range(first + 1, steps + 1):
+      state, metrics = step(state, put(next(stream)), settings)
+      pending.append(metrics)
+      log = log_every and at % log_every == 0
+      if log or at == steps or len(pending) == 1000:
+        found = flush(at, log or at == steps)
+        if found:
+          bar.set_postfix(loss=f'{found[-1]["loss"]:.4f}', refresh=False)
+      bar.update()
+      leaving = asked(at)
+      if run and (leaving or at == steps
+                  or (save_every and at % save_every == 0)):
+        save(at)
+        saved = at
+      if leaving:
+        if run:
+          run.wait()
+        print(f'SIGTERM at step {at}: '
+              + ('saved; the same command resumes.' if run else 'not saved.'),
+              file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
+  return state
+
+
+def to_items(state: State) -> tuple[dict, dict]:
+  """`(model, training)`: what others use of a state, and the rest."""
+  fast = dict(params=state.params, stats=state.stats)
+  training = dict(step=state.step, opt_state=state.opt_state)
+  if state.slow:
+    return state.slow, training | {'fast': fast}
+  return fast, training
+
+
+def from_items(model, training) -> State:
+  """The inverse of `to_items`."""
+  fast = training.get('fast', model)
+  return State(training['step'], fast['params'], fast['stats'],
+               training['opt_state'], model if 'fast' in training else {})
+
+
+def resume(run: checkpoint.Run, state: State, stream) -> State:
+  """`state` and `stream` as the newest whole checkpoint left them.
+
+  Args:
+    run: where to look; with nothing there, the arguments stay as they are.
+    state: gives shapes and shardings.
+    stream: its state is set.
+  """
+  like = lambda tree: jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      tree)
+  found = run.latest(*map(like, to_items(state)))
+  if found is None:
+    return state
+  stream.set_state(found.meta['data_state'])
+  return from_items(found.model, found.training)
+
+
+@contextlib.contextmanager
+def _sigterm():
+  """Yields `asked(step)`: has anyone asked this run, on any process, to stop?"""
+  if jax.process_count() > 1:  # the processes must agree on the step
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda step: False
+    return
+  came = []
+  before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+  try:
+    yield lambda step: bool(came)
+  finally:
+    signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,95 @@
+"""Devices: start-up of many processes, the mesh, and where each array lies."""
+from collections.abc import Callable, Sequence
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from kt_jax import core
+
+Rules = Sequence[tuple[str, Sequence[str | None]]]
+
+
+def initialize(coordinator: str = '', processes: int = 0, process: int = -1):
+  """Joins the processes of a run; does nothing for a run of one.
+
+  Args:
+    coordinator: `host:port` of process 0; 'auto' asks the cloud environment.
+    processes: how many there are; unused with 'auto'.
+    process: which one this is; unused with 'auto'.
+  """
+  if coordinator == 'auto':
+    jax.distributed.initialize()
+  elif coordinator:
+    if processes < 1 or not 0 <= process < processes:
+      raise core.UserError(
+          '--coordinator needs --processes N and --process I with 0 <= I < N, '
+          f'got {processes} and {process}.')
+    jax.distributed.initialize(coordinator, processes, process)
+
+
+def make_mesh(data: int = -1, model: int = 1) -> jax.sharding.Mesh:
+  """A `(data, model)` mesh of all devices; -1 takes what the other leaves."""
+  count = jax.device_count()
+  if model < 1 or count % model or data not in (-1, count // model):
+    raise core.UserError(
+        f'mesh data={data} x model={model} does not fit {count} device(s); '
+        'data=-1 takes what model leaves.')
+  return jax.make_mesh((count // model, model), ('data', 'model'),
+                       axis_types=(AxisType.Auto,) * 2)
+
+
+def shard_state(mesh: jax.sharding.Mesh, rules: Rules, abstract) -> Any:
+  """A sharding for every leaf of a state.
+
+  Args:
+    mesh: of the run.
+    rules: `(regex on the path, axis name or None for each dimension)`; the
+      first that matches a leaf of its rank decides. What optimiser and average
+      keep of a parameter has the parameter's path in its own. No match: every
+      device holds the leaf.
+    abstract: pytree with shapes.
+
+  Returns:
+    The tree of `NamedSharding`s.
+  """
+  def leaf(path, x):
+    path = core.path_str(path)
+    for pattern, axes in rules:
+      if re.search(pattern, path) and len(axes) == x.ndim:
+        for size, axis in zip(x.shape, axes):
+          if axis is not None and axis not in mesh.shape:
+            raise core.UserError(core.nearest('mesh axis', axis, mesh.shape))
+          if axis is not None and size % mesh.shape[axis]:
+            raise core.UserError(
+                f'sharding rule {pattern!r}: a dimension of {path} {x.shape} '
+                f'is not divisible by {axis!r} ({mesh.shape[axis]}).')
+        return NamedSharding(mesh, PartitionSpec(*axes))
+    return NamedSharding(mesh, PartitionSpec())
+  return jax.tree_util.tree_map_with_path(leaf, abstract)
+
+
+def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
+  """The rows of the global batch that this process loads."""
+  if batch_size % mesh.shape['data']:
+    raise core.UserError(
+        f'batch_size {batch_size} is not divisible by the {mesh.shape["data"]} '
+        'devices of the data axis.')
+  where = NamedSharding(mesh, PartitionSpec('data'))
+  spans = [index[0].indices(batch_size)[:2] for index in
+           where.addressable_devices_indices_map((batch_size,)).values()]
+  return slice(min(s for s, _ in spans), max(e for _, e in spans))
+
+
+def putter(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+  """`put(batch)`: host rows of this process -> global arrays on the mesh."""
+  where = NamedSharding(mesh, PartitionSpec('data'))
+  if jax.process_count() == 1:
+    return lambda batch: jax.device_put(batch, where)
+  return lambda batch: jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)),
+      batch)

@@ -1,0 +1,59 @@
+"""The sum of losses that a config names."""
+from collections.abc import Callable, Mapping
+import inspect
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from kt_jax import core
+from kt_jax import losses
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # term -> (sum, count)
+
+
+def make_objective(terms: Mapping[str, Mapping[str, Any]]
+                  ) -> Callable[[Mapping[str, Any]], Sums]:
+  """`pool of named arrays -> {term: (sum, count)}` from `config.terms`.
+
+  A term is `dict(loss, weight, warmup, kw, rename)`: `loss` a public name of
+  `kt_jax.losses` or `module:function`, `kw` its settings, `rename` a map from a
+  parameter of the loss to the array that stands in for it (self-distillation
+  is `kd` with `teacher_logits` renamed to `initial_logits`). A term stops the
+  gradient of everything but the student's arrays.
+
+  Raises:
+    UserError: no terms, or a loss or setting that does not exist.
+  """
+  if not terms:
+    raise core.UserError('config.terms is empty: name at least one loss.')
+  functions = {}
+  for name, term in terms.items():
+    fn = core.resolve(losses, term['loss'], f'loss (config.terms.{name})')
+    takes = inspect.signature(fn).parameters
+    for group in ('kw', 'rename'):
+      for setting in term.get(group, {}):
+        if setting not in takes:
+          raise core.UserError(core.nearest(
+              f'parameter of {term["loss"]} (config.terms.{name}.{group})',
+              setting, takes))
+    functions[name] = fn
+
+  def objective(pool):
+    sums = {}
+    for name, term in terms.items():
+      seen = dict(pool) | {
+          to: pool[source] for to, source in term.get('rename', {}).items()}
+      seen = {k: v if k.startswith('student') else jax.lax.stop_gradient(v)
+              for k, v in seen.items()}
+      values = core.bind(functions[name], seen, **term.get('kw', {}))
+      sums[name] = core.masked_sum(values, pool.get('where'))
+    return sums
+  return objective
+
+
+def warmed(terms, weights: Mapping[str, jax.Array], step) -> dict[str, Any]:
+  """`weights` times each term's linear warm-up at update `step` (from 0)."""
+  return {name: weights[name] * jnp.minimum(
+      1.0, (step + 1) / max(1, term.get('warmup', 0)))
+          for name, term in terms.items()}

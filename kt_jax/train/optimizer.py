@@ -1,0 +1,58 @@
+"""Optimisers and schedules by their optax names."""
+import inspect
+
+import optax
+
+from kt_jax import core
+
+
+def make_schedule(optimizer, steps: int):
+  """`step -> learning rate` from `config.optimizer`.
+
+  `schedule.name` is an optax schedule; '' keeps the rate constant. Of its
+  settings, the peak (or first) value is `learning_rate` and `decay_steps` is
+  the length of the run, unless they are given.
+  """
+  rate, schedule = optimizer['learning_rate'], optimizer['schedule']
+  if not schedule['name']:
+    return optax.constant_schedule(rate)
+  make = core.resolve(optax.schedules, schedule['name'], 'optax schedule')
+  takes = inspect.signature(make).parameters
+  filled = dict(schedule['kw'])
+  for name in ('peak_value', 'init_value', 'value'):
+    if name in takes:
+      filled.setdefault(name, rate)
+      break
+  for name in ('decay_steps', 'transition_steps'):
+    if name in takes:
+      filled.setdefault(name, steps)
+  if 'init_value' in takes:  # of a warm-up, whose peak was filled above
+    filled.setdefault('init_value', 0.0)
+  return _call(make, filled, 'setting of ' + schedule['name'])
+
+
+def make_optimizer(optimizer, steps: int) -> optax.GradientTransformation:
+  """Clipping, L2 weight decay and the optimiser of `config.optimizer`.
+
+  `weight_decay` is added to the gradient before momentum, as PyTorch's SGD does;
+  the decoupled decay of adamw is a setting of its own (`kw.weight_decay`).
+  """
+  make = core.resolve(optax, optimizer['name'], 'optax optimizer',
+                      takes='learning_rate')
+  parts = []
+  if optimizer['clip']:
+    parts.append(optax.clip_by_global_norm(optimizer['clip']))
+  if optimizer['weight_decay']:
+    parts.append(optax.add_decayed_weights(optimizer['weight_decay']))
+  settings = dict(optimizer['kw'],
+                  learning_rate=make_schedule(optimizer, steps))
+  parts.append(_call(make, settings, 'setting of ' + optimizer['name']))
+  return optax.chain(*parts)
+
+
+def _call(make, settings, what):
+  takes = inspect.signature(make).parameters
+  for name in settings:
+    if name not in takes:
+      raise core.UserError(core.nearest(what, name, takes))
+  return make(**settings)

@@ -1,0 +1,136 @@
+"""Everything a run needs, built from its config; and its abstract twin."""
+from collections.abc import Callable
+import re
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import optax
+
+from kt_jax import core
+from kt_jax import data
+from kt_jax import models
+from kt_jax.train import evaluate
+from kt_jax.train import mesh as meshes
+from kt_jax.train.optimizer import make_optimizer
+from kt_jax.train.step import classification
+from kt_jax.train.step import init_state
+from kt_jax.train.step import make_settings
+from kt_jax.train.step import make_step
+from kt_jax.train.step import Settings
+from kt_jax.train.step import State
+
+
+class Session(NamedTuple):
+  """A student, its optimiser and its compiled functions."""
+  net: models.Net
+  mesh: jax.sharding.Mesh
+  step: Callable  # jitted (state, batch, settings) -> (state, metrics)
+  predict: Callable  # jitted (params, stats, images) -> logits
+  init: Callable[..., State]  # (params, stats) or () -> state on the mesh
+  settings: Settings
+
+
+def make_session(config, info: data.Info, *, average: bool | None = None,
+                 trainable: str = '') -> Session:
+  """Resolves the model, losses, optimiser and mesh of a config.
+
+  Args:
+    config: of a supervised run (`configs/common.py` says every key).
+    info: what the model must fit.
+    average: keep a moving average; None: if `config.train.ema` is above 0.
+    trainable: regex on parameter paths; what it does not match stays as it
+      is. '' trains everything.
+
+  Raises:
+    UserError: something in the config does not exist or does not fit.
+  """
+  build = models.builder(
+      config.model.name, classes=info.classes, input_shape=info.input_shape,
+      seed=config.seed, **config.model.kw)
+  net = models.abstract(build)
+  mesh = meshes.make_mesh(**config.mesh)
+  tx = make_optimizer(config.optimizer, config.loop.steps)
+  if trainable:
+    names = [n for n, kind in zip(net.names, net.kinds) if kind == 'param']
+    tx = _only(tx, trainable, names)
+  ema = config.train.ema
+  average = ema > 0 if average is None else average
+
+  step = make_step(
+      net, config.terms, tx,
+      classification(info, mixup=config.batch.mixup, cutmix=config.batch.cutmix),
+      seed=config.seed, accumulate=config.train.accumulate,
+      compute_dtype=config.train.compute_dtype)
+
+  fresh = lambda: init_state(*models.arrays(net, build()), tx, average)
+  abstract = jax.eval_shape(fresh)
+  shardings = meshes.shard_state(mesh, config.sharding, abstract)
+
+  def init(params=None, stats=None):
+    if params is None:
+      return jax.jit(fresh, out_shardings=shardings)()
+    given = lambda params, stats: init_state(params, stats, tx, average)
+    return jax.jit(given, out_shardings=shardings)(params, stats)
+
+  return Session(
+      net, mesh, jax.jit(step, donate_argnums=0),
+      evaluate.make_predict(net, info,
+                            compute_dtype=config.train.compute_dtype),
+      init, make_settings(config.terms, decay=ema))
+
+
+def open_stream(config, arrays: data.Arrays, mesh):
+  """The batches of a config that this process loads."""
+  return data.stream(
+      arrays, batch_size=config.batch.size, seed=config.seed,
+      augment=config.batch.augment,
+      rows=meshes.rows(mesh, config.batch.size))
+
+
+class Report(NamedTuple):
+  """What a run would take; nothing of it was run."""
+  name: str
+  parameters: int
+  state_bytes: int  # parameters, statistics, optimiser, average
+  step_flops: float  # of one step, forward and backward
+  steps: int
+
+
+def check(config, info: data.Info, *, name: str = '', **kw) -> Report:
+  """Traces one step of a config abstractly: names, shapes and terms resolve.
+
+  Args:
+    config: of a supervised run.
+    info: from `data.abstract`.
+    name: for the report.
+    **kw: of `make_session`, and `extra`: further arrays of the batch.
+
+  Raises:
+    UserError, ValueError: what is wrong with the config.
+  """
+  extra = kw.pop('extra', {})
+  session = make_session(config, info, **kw)
+  state = jax.eval_shape(session.init)
+  rows = config.batch.size
+  meshes.rows(session.mesh, rows)
+  batch = dict(images=jax.ShapeDtypeStruct((rows, *info.input_shape), np.uint8),
+               labels=jax.ShapeDtypeStruct((rows,), np.int32)) | extra
+  cost = session.step.lower(state, batch, session.settings).cost_analysis()
+  size = lambda tree: sum(x.size * x.dtype.itemsize
+                          for x in jax.tree.leaves(tree))
+  return Report(name or config.model.name,
+                sum(x.size for x in state.params.values()), size(state),
+                float((cost or {}).get('flops', 0.0)), config.loop.steps)
+
+
+def _only(tx, pattern: str, names) -> optax.GradientTransformation:
+  """`tx` on the parameters that `pattern` matches; the rest does not move."""
+  label = {n: 'train' if re.search(pattern, n) else 'keep' for n in names}
+  if 'train' not in label.values():
+    raise core.UserError(
+        f'init.train {pattern!r} matches no parameter; the first are '
+        f'{", ".join(sorted(names)[:5])}.')
+  return optax.multi_transform(
+      {'train': tx, 'keep': optax.set_to_zero()}, label)

@@ -1,0 +1,78 @@
+"""A pretrained model from disk, whoever trained it."""
+import dataclasses
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+
+from kt_jax import checkpoint
+from kt_jax import core
+from kt_jax import data
+from kt_jax import models
+
+
+class Trained(NamedTuple):
+  net: models.Net
+  params: models.Arrays
+  stats: models.Arrays
+  info: data.Info  # what it was trained on: classes, input shape, mean, std
+  model: dict[str, Any]  # `config.model` that builds it; {} if imported
+  digest: str  # of params and stats
+  source: str  # where it came from
+
+
+def load_trained(path, step: int | None = None) -> Trained:
+  """Reads the workdir of a run, or a Hugging Face directory.
+
+  Args:
+    path: a `--workdir` of `pretrain` or `finetune`, or a directory with
+      `config.json` and safetensors.
+    step: which checkpoint of a run; None: the one that its card names.
+
+  Returns:
+    The model, verified against the digest that was saved with it.
+
+  Raises:
+    UserError: it is neither, or it is damaged.
+  """
+  folder = epath.Path(path).expanduser()
+  if not folder.exists():
+    raise core.UserError(f'No checkpoint directory {path}.')
+  if not (folder / 'card.json').exists():
+    if (folder / 'config.json').exists():
+      return _imported(folder)
+    raise core.UserError(
+        f'{path} is neither the --workdir of a run (no card.json) nor a '
+        'Hugging Face directory (no config.json).')
+  card = checkpoint.read_json(folder / 'card.json')
+  try:
+    info, model = data.Info(**card['data']), card['model']
+    info = dataclasses.replace(
+        info, **{k: tuple(getattr(info, k)) for k in
+                 ('input_shape', 'mean', 'std', 'class_names')})
+    build = models.builder(model['name'], classes=info.classes,
+                           input_shape=info.input_shape, **model['kw'])
+  except (KeyError, TypeError) as e:
+    raise core.UserError(f'{folder / "card.json"} is not a card of this '
+                         f'library: {e!r}.') from e
+  net = models.abstract(build)
+  found = checkpoint.read(folder, step)
+  params, stats = found.model['params'], found.model['stats'] or {}
+  want = jax.eval_shape(lambda: models.arrays(net, build()))
+  for kind, have, expected in zip(('params', 'stats'), (params, stats), want):
+    shape = lambda tree: {k: tuple(v.shape) for k, v in tree.items()}
+    if shape(have) != shape(expected):
+      odd = sorted(shape(have).items() ^ shape(expected).items())
+      raise core.UserError(f'{kind} of {folder} do not fit {model}: {odd[:4]}.')
+  return Trained(net, params, stats, info, model, found.meta['model'],
+                 str(folder))
+
+
+def _imported(folder) -> Trained:
+  found = models.from_pretrained(folder)
+  info = data.Info(
+      name='imported', classes=found.classes, input_shape=found.input_shape,
+      mean=found.mean, std=found.std, class_names=(), sizes={})
+  both = dict(params=found.params, stats=found.stats)
+  return Trained(found.net, found.params, found.stats, info, {},
+                 checkpoint.digest(both), str(folder))
