@@ -87,3 +87,61 @@ def evaluate() -> config_dict.ConfigDict:
 
 def unknown_variant(variant: str, *have: str) -> ValueError:
   return ValueError(f'No variant {variant!r}; have {", ".join(have)}.')
+
+
+def transfer() -> config_dict.ConfigDict:
+  """Keys of `transfer`: those of a student's run, and these."""
+  c = supervised('transfer')
+  del c.model, c.seed
+  c.seeds = (0, 1, 2)
+  c.pretrain = supervised()  # what members of the pool have in common
+  c.pool = config_dict.ConfigDict()  # name -> changes to it, or checkpoint=DIR
+  c.pool_dir = ''  # where trained members are kept; '' the user's cache
+  c.methods = config_dict.ConfigDict()  # name -> method()
+  c.multi = dict(
+      method='',  # of several teachers at once or in turn; '' none
+      teachers=3)  # how many, the best on validation, ascending
+  c.together = 0  # runs of a student that step together; 0 all
+  c.vmap = False  # as one program: for accelerators
+  c.eval_batch_size = 500
+  return c
+
+
+def method(rate: float = 1.0, decay: float = 0.0, every: int = 1,
+           teachers: bool = True, **weights: float) -> config_dict.ConfigDict:
+  """A weighting of `config.terms` that all methods share.
+
+  Args:
+    rate: multiplies the learning rate.
+    decay: of the moving average that is evaluated (MCL's tau); 0 none.
+    every: updates between two averagings (MCL's N).
+    teachers: False runs it once for a student, its teacher being itself.
+    **weights: term -> weight; absent ones are 0.
+  """
+  return config_dict.ConfigDict(dict(
+      rate=rate, decay=decay, every=every, teachers=teachers, weights=weights))
+
+
+def fantastic(c, steps: int, averagings: int = 50) -> None:
+  """Terms and methods of roth2024fantastic, onto a config of `transfer`.
+
+  Temperature 1 throughout; MCL keeps its share of new weights when the run is
+  shorter than the paper's 5000 updates: tau = 0.6^(N / steps).
+  """
+  c.loop.steps = steps
+  c.terms.xe = term('cross_entropy')
+  c.terms.kl = term('kd', temperature=1.0)
+  several = dict(teacher_logits='teachers_logits')
+  c.terms.dp = term('partitioned_kd', rename=several)
+  c.terms.dp_unsupervised = term(
+      'partitioned_kd', rename=several, supervised=False)
+  every = max(1, steps // averagings)
+  c.methods.kl = method(kl=1.0)
+  c.methods.xe_kl = method(kl=0.5, xe=0.5)
+  c.methods.xe_kl_mcl = method(
+      kl=0.5, xe=0.5, decay=0.6**(every / steps), every=every)
+  c.methods.dp = method(dp=1.0)
+  c.methods.dp_unsupervised = method(dp_unsupervised=1.0)
+  c.methods.self = method(kl=1.0, teachers=False)  # its teacher is itself
+  c.methods.xe = method(xe=1.0, teachers=False)
+  c.multi.method = 'dp'

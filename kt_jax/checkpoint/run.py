@@ -157,7 +157,7 @@ def read(workdir, step: int | None = None) -> Restored:
     step: which; None for the one that the run's card names, else the newest.
 
   Returns:
-    `Restored` with numpy-like arrays on the default device, no training state.
+    `Restored` with NumPy arrays, and None for `training`.
 
   Raises:
     UserError: no such checkpoint, or it is not whole.
@@ -166,39 +166,53 @@ def read(workdir, step: int | None = None) -> Restored:
   if not folder.exists():
     raise core.UserError(f'No checkpoints under {workdir}: it is not the '
                          '--workdir of a run.')
-  with ocp.CheckpointManager(folder.resolve()) as manager:
-    steps = sorted(manager.all_steps())
-    if not steps:
-      raise core.UserError(f'No finished checkpoint under {folder}.')
-    if step is None:
-      card = epath.Path(workdir) / 'card.json'
-      step = steps[-1]
-      if card.exists():
-        step = read_json(card).get('step', step)
-    if step not in steps:
-      raise core.UserError(f'No checkpoint of step {step} under {folder}; '
-                           f'there are {steps}.')
-    return _restore(manager, folder, step, None, None)
+  steps = sorted(int(p.name) for p in folder.iterdir()
+                 if p.name.isdigit() and _is_committed(p))
+  if not steps:
+    raise core.UserError(f'No finished checkpoint under {folder}.')
+  if step is None:
+    card = epath.Path(workdir) / 'card.json'
+    step = steps[-1]
+    if card.exists():
+      step = read_json(card).get('step', step)
+  if step not in steps:
+    raise core.UserError(f'No checkpoint of step {step} under {folder}; '
+                         f'there are {steps}.')
+  path = folder.resolve() / str(step)
+  arrays = ocp.PyTreeCheckpointHandler()
+  def load():
+    tree = arrays.metadata(path / 'model').tree
+    kinds = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return dict(
+        model=arrays.restore(path / 'model', args=ocp.args.PyTreeRestore(
+            restore_args=kinds)),
+        meta=ocp.JsonCheckpointHandler().restore(path / 'meta'))
+  return _verified(load, path)
 
 
 def _restore(manager, folder, step, model, training) -> Restored:
-  """One checkpoint, its digests compared."""
-  items = dict(model=ocp.args.StandardRestore(model),
-               meta=ocp.args.JsonRestore())
-  if training is not None:
-    items['training'] = ocp.args.StandardRestore(training)
+  """One checkpoint, onto the devices that the templates name."""
+  return _verified(lambda: manager.restore(step, args=ocp.args.Composite(
+      model=ocp.args.StandardRestore(model),
+      training=ocp.args.StandardRestore(training),
+      meta=ocp.args.JsonRestore())), folder / str(step))
+
+
+def _verified(load, path) -> Restored:
+  """What `load` returns, its digests compared with what was saved."""
   try:
-    found = manager.restore(step, args=ocp.args.Composite(**items))
-    meta = dict(found.meta)
-    for item in items.keys() - {'meta'}:
-      if digest(found[item]) != meta[item]:
+    found = dict(load().items())
+    meta = found.pop('meta')
+    for item, tree in found.items():
+      if digest(tree) != meta[item]:
         raise ValueError(f'the content of {item!r} is not what was saved '
                          '(its digest differs)')
   except Exception as e:  # Orbax and TensorStore raise many kinds
     raise core.UserError(
-        f'Checkpoint {folder / str(step)} is damaged or does not fit this '
-        f'model: {_first_line(e)}.') from e
-  return Restored(step, found.model, found.get('training'), meta)
+        f'Checkpoint {path} is damaged or does not fit this model: '
+        f'{_first_line(e)}.') from e
+  return Restored(int(path.name), found['model'], found.get('training'), meta)
 
 
 def _is_committed(path) -> bool:

@@ -8,9 +8,9 @@
 
 | to | use |
 |---|---|
-| decode and split a set | `load`; `DEFAULTS` lists what can be asked for |
+| decode and split a set | `load`; `DEFAULTS` lists what can be asked |
 | know its shapes from headers | `abstract` |
-| bring a set of one's own | name `module:function`; returns `from_arrays(...)` |
+| bring a set of one's own | `module:function`, returns `from_arrays(...)` |
 | train | `stream`; augmentations in `data/augment.py` |
 | evaluate | `batches_for_eval` |
 | work on the global batch in the step | `normalize`, `mixup`, `cutmix` |

@@ -67,12 +67,14 @@ def random_resized_crop(*, scale=(0.08, 1.0),
     free = np.stack([w - bw, h - bh], 1)
     at = np.where(found[:, None], np.floor(rng.random((b, 2)) * (free + 1)),
                   free // 2)
-    return np.concatenate([at, at + np.stack([bw, bh], 1)], 1),
+    boxes = np.concatenate([at, at + np.stack([bw, bh], 1)], 1)
+    return boxes.astype(int),
 
   def apply(images, boxes):
     size = images.shape[2], images.shape[1]
-    return _with_pillow(images, lambda i, image: image.resize(
-        size, Image.Resampling.BILINEAR, box=tuple(boxes[i])))
+    # Cropped first: `resize(box=...)` would blend in what is beside the box.
+    return _with_pillow(images, lambda i, image: image.crop(
+        boxes[i].tolist()).resize(size, Image.Resampling.BILINEAR))
 
   return Augmentation(draw, apply)
 

@@ -6,6 +6,7 @@ batch may be sharded, and one device or eight see the same numbers.
 Axes: b examples, h rows, w columns, c channels, k classes.
 """
 import math
+import numbers
 
 import jax
 from jax import numpy as jnp
@@ -45,7 +46,7 @@ def mixup(key: jax.Array, images: jax.Array, labels_onehot: jax.Array,
   images, labels = to_float(images), to_float(labels_onehot)
   if not _check('mixup', images, labels, alpha):
     return images, labels
-  lam, partner = _draw(key, len(images), alpha)
+  lam, partner = _draw(key, labels, alpha)
   return (lam * images + (1 - lam) * images[partner],
           lam * labels + (1 - lam) * labels[partner])
 
@@ -73,7 +74,7 @@ def cutmix(key: jax.Array, images: jax.Array, labels_onehot: jax.Array,
     return images, labels
   _, h, w, _ = images.shape
   key, at = jax.random.split(key)
-  lam, partner = _draw(key, len(images), alpha)
+  lam, partner = _draw(key, labels, alpha)
   u = jax.random.uniform(at, (2,))
   rows, columns = (_inside(n, u[i], jnp.sqrt(1 - lam))
                    for i, n in enumerate((h, w)))
@@ -83,11 +84,12 @@ def cutmix(key: jax.Array, images: jax.Array, labels_onehot: jax.Array,
           lam * labels + (1 - lam) * labels[partner])
 
 
-def _draw(key: jax.Array, b: int, alpha: float) -> tuple[jax.Array, jax.Array]:
+def _draw(key: jax.Array, labels: jax.Array,
+          alpha: float) -> tuple[jax.Array, jax.Array]:
   """lam and the partner of each example."""
   weight, order = jax.random.split(key)
-  return (jax.random.beta(weight, alpha, alpha),
-          jax.random.permutation(order, b))
+  return (jax.random.beta(weight, alpha, alpha, dtype=labels.dtype),
+          jax.random.permutation(order, len(labels)))
 
 
 def _inside(n: int, centre: jax.Array, share: jax.Array) -> jax.Array:
@@ -103,7 +105,7 @@ def _check(name: str, images, labels, alpha: float) -> bool:
   if images.ndim != 4 or labels.ndim != 2 or len(images) != len(labels):
     raise UserError(f'{name}: images must be [b, h, w, c] and labels_onehot '
                     f'[b, k], got {images.shape} and {labels.shape}.')
-  if not isinstance(alpha, (int, float)) or not (
+  if not isinstance(alpha, numbers.Real) or not (
       math.isfinite(alpha) and alpha >= 0):
     raise UserError(f'{name}: alpha must be a number from 0 on, got {alpha!r}.')
   return alpha > 0

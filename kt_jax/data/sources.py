@@ -29,7 +29,7 @@ from kt_jax.data.cache import cached
 # Mean and standard deviation of the training pixels on a scale of 0 to 1, as
 # commonly quoted; a table, so that headers are enough to describe a set.
 STATISTICS = {
-    'digits': ((0.3052,), (0.3760,)),
+    'digits': ((0.3044,), (0.3755,)),
     'mnist': ((0.1307,), (0.3081,)),
     'fashion_mnist': ((0.2860,), (0.3530,)),
     'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -116,7 +116,8 @@ def tfds_images(name: str, data_dir: str = '') -> Source:
       images; says what to do about it.
   """
   builder = _builder(name, data_dir)
-  features, splits = builder.info.features, builder.info.splits
+  image, label = _image_and_label(name, builder.info.features)
+  splits = builder.info.splits
   if not splits:
     raise UserError(
         f'Data set {name!r} is not prepared under {builder.data_dir}. Prepare '
@@ -124,7 +125,6 @@ def tfds_images(name: str, data_dir: str = '') -> Source:
         f"tfds; tfds.builder('{name}', file_format='array_record')"
         '.download_and_prepare()", or point data.data_dir or TFDS_DATA_DIR at '
         'the folder that has it.')
-  image, label = _image_and_label(name, features)
   height, width, channels = image.shape
   channels = channels or 3
   _mode(name, channels)
@@ -152,8 +152,11 @@ def tfds_images(name: str, data_dir: str = '') -> Source:
 def _builder(name: str, data_dir: str):
   import tensorflow_datasets as tfds  # only those who use it pay for it
   try:
-    with _quiet():
-      return tfds.builder(name, data_dir=data_dir or None)
+    # Sets that need TensorFlow print a banner.
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+      # TFDS itself reads the variable only once, when it is imported.
+      return tfds.builder(
+          name, data_dir=data_dir or os.environ.get('TFDS_DATA_DIR') or None)
   except tfds.core.DatasetNotFoundError as e:
     known = ['digits', *tfds.list_builders(with_community_datasets=False)]
     raise UserError(nearest('data set', name, known)) from e

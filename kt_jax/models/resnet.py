@@ -38,10 +38,9 @@ class Block(nnx.Module):
         layers.ConvNorm(i, o, kernel=k, stride=s, rngs=rngs,
                         act=None if n == last else layers.Relu)
         for n, (i, o, k, s) in enumerate(plan)])
-    self.shortcut = None
-    if inputs != outputs or stride != 1:
-      self.shortcut = layers.ConvNorm(
-          inputs, outputs, kernel=1, stride=stride, act=None, rngs=rngs)
+    self.shortcut = layers.ConvNorm(
+        inputs, outputs, kernel=1, stride=stride, act=None, rngs=rngs
+    ) if stride != 1 or inputs != outputs else None
     self.add = layers.Add()
     self.act = layers.Relu()
 

@@ -15,10 +15,9 @@ class Block(nnx.Module):
   def __init__(self, inputs, outputs, stride, *, rngs):
     self.conv1 = layers.ConvNorm(inputs, outputs, stride=stride, rngs=rngs)
     self.conv2 = layers.ConvNorm(outputs, outputs, act=None, rngs=rngs)
-    self.shortcut = None
-    if stride != 1 or inputs != outputs:
-      self.shortcut = layers.ConvNorm(
-          inputs, outputs, kernel=1, stride=stride, act=None, rngs=rngs)
+    self.shortcut = layers.ConvNorm(
+        inputs, outputs, kernel=1, stride=stride, act=None, rngs=rngs
+    ) if stride != 1 or inputs != outputs else None
     self.add = layers.Add()
     self.act = layers.Relu()
 

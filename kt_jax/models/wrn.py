@@ -15,10 +15,9 @@ class Block(nnx.Module):
     self.act2 = layers.Relu()
     self.dropout = nnx.Dropout(dropout, rngs=rngs)
     self.conv2 = layers.conv(outputs, outputs, rngs=rngs)
-    self.shortcut = None
-    if inputs != outputs or stride != 1:
-      self.shortcut = layers.conv(
-          inputs, outputs, kernel=1, stride=stride, rngs=rngs)
+    self.shortcut = layers.conv(
+        inputs, outputs, kernel=1, stride=stride, rngs=rngs
+    ) if stride != 1 or inputs != outputs else None
     self.add = layers.Add()
 
   def __call__(self, x):

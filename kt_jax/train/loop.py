@@ -48,7 +48,8 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
     UserError: a loss or gradient is not finite; names the first such update.
     SystemExit: SIGTERM came; a checkpoint was saved first.
   """
-  first, pending, saved = int(state.step), [], int(state.step)
+  first = saved = updates(state)
+  pending = []
 
   def flush(at, log):
     """Fetches what has gathered and refuses NaN; the device idles only here."""
@@ -59,8 +60,8 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
       if bad:
         good = f'step {saved}' if run and saved else 'none'
         raise core.UserError(
-            f'{bad[0]} is {metrics[bad[0]]} at step {begin + i + 1} of {name or "the run"}. '
-            f'Last good checkpoint: {good}. Lower optimizer.learning_rate or '
+            f'{bad[0]} is {metrics[bad[0]]} at step {begin + i + 1} of '
+            f'{name or "the run"}. Last good checkpoint: {good}. Lower optimizer.learning_rate or '
             'set optimizer.clip.')
     pending.clear()
     if log and found and writer:
@@ -86,7 +87,7 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
       log = log_every and at % log_every == 0
       if log or at == steps or len(pending) == 1000:
         found = flush(at, log or at == steps)
-        if found:
+        if found and 'loss' in found[-1]:
           bar.set_postfix(loss=f'{found[-1]["loss"]:.4f}', refresh=False)
       bar.update()
       leaving = asked(at)
@@ -102,6 +103,11 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
               file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM)
   return state
+
+
+def updates(state: State) -> int:
+  """Updates made; of a state that holds many runs, those of the first."""
+  return int(np.ravel(jax.tree.leaves(state.step)[0])[0])
 
 
 def to_items(state: State) -> tuple[dict, dict]:

@@ -61,7 +61,7 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
   step = make_step(
       net, config.terms, tx,
       classification(info, mixup=config.batch.mixup, cutmix=config.batch.cutmix),
-      seed=config.seed, accumulate=config.train.accumulate,
+      accumulate=config.train.accumulate,
       compute_dtype=config.train.compute_dtype)
 
   fresh = lambda: init_state(*models.arrays(net, build()), tx, average)
@@ -78,7 +78,7 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
       net, mesh, jax.jit(step, donate_argnums=0),
       evaluate.make_predict(net, info,
                             compute_dtype=config.train.compute_dtype),
-      init, make_settings(config.terms, decay=ema))
+      init, make_settings(config.terms, seed=config.seed, decay=ema))
 
 
 def open_stream(config, arrays: data.Arrays, mesh):

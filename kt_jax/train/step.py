@@ -29,9 +29,10 @@ class Settings(NamedTuple):
   rate: jax.Array  # multiplies every update
   decay: jax.Array  # share of the old average kept at each averaging
   every: jax.Array  # int32, updates between two averagings
+  seed: jax.Array  # int32, of every random number in the step
 
 
-def make_settings(terms, *, weights=None, rate=1.0, decay=0.0, every=1
+def make_settings(terms, *, seed=0, weights=None, rate=1.0, decay=0.0, every=1
                  ) -> Settings:
   """`Settings` of a config's terms; `weights` overrides theirs, 0 if absent."""
   if weights is None:
@@ -40,7 +41,8 @@ def make_settings(terms, *, weights=None, rate=1.0, decay=0.0, every=1
     if name not in terms:
       raise core.UserError(core.nearest('term', name, terms))
   return Settings({n: jnp.float32(weights.get(n, 0.0)) for n in terms},
-                  jnp.float32(rate), jnp.float32(decay), jnp.int32(every))
+                  jnp.float32(rate), jnp.float32(decay), jnp.int32(every),
+                  jnp.int32(seed))
 
 
 def init_state(params: Arrays, stats: Arrays,
@@ -55,12 +57,12 @@ def init_state(params: Arrays, stats: Arrays,
 def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
               prepare: Callable[[Mapping[str, Any], jax.Array],
                                 dict[str, Any]], *,
-              seed: int, accumulate: int = 1, compute_dtype: str = 'float32'
+              accumulate: int = 1, compute_dtype: str = 'float32'
              ) -> Callable[[State, Mapping[str, Any], Settings],
                            tuple[State, dict[str, jax.Array]]]:
   """`step(state, batch, settings) -> (state, metrics)`, pure, to be jitted.
 
-  Every random number in it hangs on (seed, state.step) alone.
+  Every random number in it hangs on (settings.seed, state.step) alone.
 
   Args:
     net: the student.
@@ -68,7 +70,6 @@ def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
     tx: the optimiser.
     prepare: `(batch, key) -> pool`, whose `inputs` the student sees; mixup and
       normalisation are there. The rest of the pool feeds the losses by name.
-    seed: of the run.
     accumulate: micro-batches a step is cut into. Losses and gradients do not
       change (sums and counts are added up); BatchNorm sees micro-batches.
     compute_dtype: of activations and of the parameters they meet; parameters,
@@ -90,7 +91,7 @@ def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
     return objective(pool | {'student_logits': out.logits}), stats
 
   def step(state, batch, settings):
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
     key_prepare, key_model = jax.random.split(key)
     pool = prepare(batch, key_prepare)
     weights = objectives.warmed(terms, settings.weights, state.step)
