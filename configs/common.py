@@ -28,6 +28,7 @@ def supervised(experiment: str = 'pretrain') -> config_dict.ConfigDict:
       clip=0.0,  # global norm; 0 off
       kw=config_dict.ConfigDict())
   c.loop = dict(steps=100, log_every=50, save_every=0, keep=2)
+  c.eval_batch_size = 250
   c.train = dict(
       accumulate=1,  # micro-batches a step
       compute_dtype='float32',  # or bfloat16
@@ -78,7 +79,7 @@ def evaluate() -> config_dict.ConfigDict:
   c.paper = ''
   c.variant = ''
   c.data = data()
-  c.batch_size = 250
+  c.eval_batch_size = 250
   c.checkpoint = ''
   c.step = -1
   c.compute_dtype = 'float32'
@@ -103,7 +104,6 @@ def transfer() -> config_dict.ConfigDict:
       teachers=3)  # how many, the best on validation, ascending
   c.together = 0  # runs of a student that step together; 0 all
   c.vmap = False  # as one program: for accelerators
-  c.eval_batch_size = 500
   return c
 
 

@@ -42,14 +42,15 @@ def load(spec: str) -> config_dict.ConfigDict:
     raise core.UserError(f'{path} has no default variant: name one with '
                          f'{path}:VARIANT. Have: {", ".join(have)}.')
   if variant and (not takes or have and variant not in have):
-    raise core.UserError(core.nearest(f'variant of {path}', variant, have))
+    raise core.UserError(
+        f'{path}: ' + core.nearest('variant', variant, have))
   try:
     config = module.get_config(*([variant] if variant else []))
   except Exception as e:
     names = re.match(r'No variant .*; have (.*?)\.?$', str(e))
     if isinstance(e, ValueError) and names:
-      raise core.UserError(core.nearest(
-          f'variant of {path}', variant, names[1].split(', '))) from e
+      raise core.UserError(f'{path}: ' + core.nearest(
+          'variant', variant, names[1].split(', '))) from e
     raise _failed(file, e) from e
   if not isinstance(config, config_dict.ConfigDict) or (
       'experiment' not in config):
@@ -74,7 +75,9 @@ def override(config: config_dict.ConfigDict, key: str, text: str) -> None:
     if not isinstance(node, config_dict.ConfigDict) or not name or (
         name not in node and not adds):
       valid = list(_keys(config))
-      near = [k for k in valid if k.rpartition('.')[0] == '.'.join(groups)]
+      stands = '.'.join(groups[:i])
+      near = [k for k in valid if k.startswith(stands + '.')
+              or not stands and '.' not in k]
       message = core.nearest('config key', key, near)
       raise core.UserError(message if 'Did you mean' in message
                            else core.nearest('config key', key, valid))
@@ -83,9 +86,9 @@ def override(config: config_dict.ConfigDict, key: str, text: str) -> None:
     fresh = name not in node
     if fresh:
       with node.unlocked():
-        node[name] = _template() if parent == 'terms' else {}
+        node[name] = _template(parent)
     deep = deep or name in DEEP
-    adds = deep or name in FREE or (fresh and parent != 'terms')
+    adds = deep or name in FREE or (fresh and parent not in FREE)
     node, parent = node[name], name
   loose = any(g in FREE for g in groups)
   value = _typed(key, node.get(leaf), text, loose)
@@ -127,11 +130,12 @@ def listing() -> str:
   return '\n'.join(lines).strip('\n') or 'No config under configs/.'
 
 
-def _template():
-  """A term that the config file does not have: its loss is named next."""
+def _template(kind: str):
+  """A new entry of `kind`, with the keys that entries have."""
   _find_root()
   from configs import common
-  return common.term('')
+  make = {'terms': lambda: common.term(''), 'methods': common.method}
+  return make.get(kind, dict)()
 
 
 def _find_root():

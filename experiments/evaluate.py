@@ -23,7 +23,7 @@ def run(config, workdir):
                                compute_dtype=config.compute_dtype)
   logits = train.predict_all(
       predict, trained.params, trained.stats, splits.test,
-      batch_size=config.batch_size, mesh=train.make_mesh())
+      batch_size=config.eval_batch_size, mesh=train.make_mesh())
   metrics = train.classification_metrics(logits, splits.test.labels)
   pretrain.save_predictions(workdir, logits, splits.test)
   checkpoint.write_json(workdir / 'card.json', dict(

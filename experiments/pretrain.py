@@ -36,13 +36,12 @@ def run(config, workdir, *, start=None, trainable='', parents=()):
   splits = data.load(config.data)
   session = train.make_session(config, splits.info, trainable=trainable)
   stream = train.open_stream(config, splits.train, session.mesh)
-  size = max(config.batch.size, 250)
   held_out = len(splits.validation.labels) > 0
 
   def scores(model, arrays):
     logits = train.predict_all(
         session.predict, model['params'], model['stats'], arrays,
-        batch_size=size, mesh=session.mesh)
+        batch_size=config.eval_batch_size, mesh=session.mesh)
     return train.classification_metrics(logits, arrays.labels), logits
 
   card = dict(kind='run', status='running', method=config.experiment,

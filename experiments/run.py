@@ -13,27 +13,24 @@ which `--list` shows. It imports `configs.common` and nothing heavy.
 What `config.experiment` names: a module of `experiments/` with `run(config,
 workdir) -> {metric: number}`, which resumes, or returns at once what a finished
 run found, and `check(config) -> [train.Report]`, which computes nothing. A
-`table` in the metrics is printed as it is. Or `module:function`, your own `run`;
-its `check`, if there is one, is an attribute of the function or stands beside
-it. The workdir's `config.json` is the config as it was given.
+`table` in the metrics is printed as it is. Or `module:function`, your own
+`run`; its `check`, if there is one, is an attribute of the function or stands
+beside it. The workdir's `config.json` is the config as it was given.
 """
 import argparse
 import contextlib
 import importlib
-import logging
 import os
 import pathlib
 import re
 import sys
-import traceback
-import warnings
-import zlib
 
 from experiments import config as configs
+from experiments import process
 
 EXAMPLES = '''examples:
   python -m experiments.run --list
-  python -m experiments.run --config configs/roth2024fantastic/digits.py:small \\
+  python -m experiments.run --config configs/roth2024fantastic/digits.py \\
       --workdir runs/digits          # the same command again resumes
   ... --config.loop.steps=200 --config.model.kw.width=32    # change the config
   ... --check                        # sizes and times; runs and writes nothing
@@ -56,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except Exception as e:
-    return _report(e, debug)
+    return process.report(e, debug)
 
 
 def _main(argv) -> int:
@@ -64,11 +61,12 @@ def _main(argv) -> int:
   if args.list:
     print(configs.listing())
     return 0
-  _quiet()
+  process.quiet()
   from kt_jax import train  # here and below: --list and --help do without jax
+  from experiments import report
   from experiments import sweep
   train.initialize(args.coordinator, args.processes, args.process)
-  _use_compilation_cache()
+  process.use_compilation_cache()
 
   config = configs.load(args.config)
   for key, value in overrides:
@@ -81,39 +79,41 @@ def _main(argv) -> int:
     raise _user_error('--baseline and --keep_going need --arm or --seeds.')
 
   # All that can be refused is refused here, before the first run.
-  reports, checked = [], {}
+  reports, experiments = [], {}
   for item in runs:
     run, check = _experiment(item.config.experiment)
     if not args.check:
       _probe(item.workdir, item.config)
-    if item.arm not in checked and check:
-      found = check(item.config) or []
-      reports += [(item.arm, r) for r in found]
-    checked[item.arm] = run
+    if item.arm not in experiments and check:
+      reports += [(item.arm, r) for r in check(item.config) or ()]
+    experiments[item.arm] = run
   if args.check:
-    from experiments import report
     print(report.sizes(reports))
     return 0
 
   import jax
   say = print if jax.process_index() == 0 else lambda *_: None
-  execute = lambda item: checked[item.arm](item.config, item.workdir)
-  if not swept:
-    say(_metrics(execute(runs[0])), f'\nworkdir  {_resolved(args.workdir)}')
-    return 0
+  def execute(item):
+    found = experiments[item.arm](item.config, item.workdir)
+    say(report.metrics(found))
+    return found
+
   failures = []
-  failed = lambda item, e: failures.append(
-      (item.label, _report(e, args.debug, item.label)))
-  def one(item):
-    metrics = execute(item)
-    say(_metrics(metrics))
-    return metrics
-  found = sweep.execute(runs, one, failed if args.keep_going else None, say)
-  say('\n' + sweep.write(found, args.baseline, _resolved(args.workdir)))
+  if swept:
+    def failed(item, e):
+      process.report(e, args.debug)
+      failures.append(item.label)
+    found = sweep.execute(runs, execute, say,
+                          failed if args.keep_going else None)
+    rows = report.compare(found, args.baseline)
+    say('\n' + report.markdown(rows, args.baseline))
+    sweep.write(args.workdir, rows, args.baseline)
+  else:
+    execute(runs[0])
   say(f'workdir  {_resolved(args.workdir)}')
   if failures:
     raise _user_error(f'{len(failures)} of {len(runs)} runs failed: '
-                      f'{", ".join(label for label, _ in failures)}.')
+                      f'{", ".join(failures)}.')
   return 0
 
 
@@ -209,87 +209,6 @@ def _probe(workdir: str, config) -> None:
 def _resolved(workdir: str) -> str:
   return workdir if '://' in workdir else str(
       pathlib.Path(workdir).expanduser().resolve())
-
-
-def _metrics(found) -> str:
-  """One aligned line, or the table that the experiment made."""
-  found = dict(found or {})
-  table = found.pop('table', None)
-  cells = [f'{k} {v:.6g}' if isinstance(v, float) else f'{k} {v}'
-           for k, v in found.items()]
-  return '\n'.join(([table.rstrip()] if table else [])
-                   + (['  '.join(cells)] if cells else []))
-
-
-def _report(e: Exception, debug: bool, label: str = '') -> int:
-  """Says what went wrong on stderr: status 2 the user's to mend, 1 a bug."""
-  from kt_jax import core
-  tb = traceback.extract_tb(e.__traceback__)
-  own = [f for f in tb if 'site-packages' not in f.filename] or tb
-  where = f'{os.path.relpath(own[-1].filename)}:{own[-1].lineno}' if own else '?'
-  message = ' '.join(str(e).split()) or type(e).__name__
-  for note in getattr(e, '__notes__', ()) if label == '' else ():
-    if note.startswith('In '):
-      message = f'{note[3:]}: {message}'
-  full = 'RESOURCE_EXHAUSTED' in message or isinstance(e, MemoryError)
-  users = isinstance(e, (ValueError, OSError, ModuleNotFoundError)) or full
-  if debug or not users:
-    traceback.print_exception(e)
-  message = f'{label}: {message}' if label else message
-  if isinstance(e, core.UserError):
-    print(f'error: {message}', file=sys.stderr)
-  elif users:
-    hint = 'Out of memory; a smaller batch needs less. ' * full
-    print(f'error: {hint}{message} (at {where}; --debug shows the traceback)',
-          file=sys.stderr)
-  else:
-    print(f'bug: {type(e).__name__} at {where}: {message}', file=sys.stderr)
-  return 2 if users else 1
-
-
-class _Show(logging.Handler):
-  """Warnings as `warning: ...` on whatever stderr is now."""
-
-  def emit(self, record):
-    print(f'{record.levelname.lower()}: {record.getMessage()}',
-          file=sys.stderr)
-
-
-def _quiet():
-  """Shows what kt_jax has to say and not what the libraries do."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # before jax: XLA reads it
-  from absl import logging as absl_logging
-  absl_logging.set_verbosity(absl_logging.ERROR)
-  logging.getLogger().setLevel(logging.ERROR)
-  logger = logging.getLogger('kt_jax')
-  logger.setLevel(logging.WARNING)
-  logger.propagate = False
-  logger.handlers = [_Show()]
-  if not sys.warnoptions:
-    warnings.filterwarnings(
-        'ignore', module=r'(orbax|absl|etils|tensorflow|tensorboardX|google)\b')
-
-
-def _use_compilation_cache():
-  """Keeps compiled programs in the user's cache folder, a start being slow."""
-  import jax
-  if os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    return
-  with contextlib.suppress(OSError):  # not writable: compile each time
-    home = os.environ.get('KT_JAX_CACHE') or os.path.join(
-        os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'),
-        'kt_jax')
-    # A home folder may serve machines of several kinds; programs for the CPU
-    # are for one. JAX's own key does not hold the kind.
-    kind = ''
-    with contextlib.suppress(OSError):
-      kind = re.search(r'flags.*|Features.*|$',
-                       pathlib.Path('/proc/cpuinfo').read_text())[0]
-    folder = os.path.join(home, 'xla', f'{zlib.crc32(kind.encode()):08x}')
-    os.makedirs(folder, exist_ok=True)
-    if os.access(folder, os.W_OK):
-      jax.config.update('jax_compilation_cache_dir', folder)
-      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 def _version() -> str:

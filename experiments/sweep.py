@@ -1,18 +1,15 @@
-"""Arms times seeds of one config, and the table that compares them."""
+"""Arms times seeds of one config, one run after another."""
 from collections.abc import Callable, Mapping, Sequence
 import copy
-import csv
-import io
-import math
 import re
-import statistics
 from typing import Any, NamedTuple
 
+from etils import epath
+
+from kt_jax import checkpoint
 from kt_jax import core
 from experiments import config as configs
-
-# A metric with one of these words in its name is better when lower.
-LOWER = {'nll', 'loss', 'ece', 'error', 'perplexity', 'forgetting', 'brier'}
+from experiments import report
 
 
 class Run(NamedTuple):
@@ -25,18 +22,6 @@ class Run(NamedTuple):
   @property
   def label(self) -> str:
     return f'{self.arm}-{self.seed}'
-
-
-class Row(NamedTuple):
-  """One metric of one arm, against the baseline."""
-  arm: str
-  metric: str
-  mean: float
-  sd: float | None  # over seeds, None for one
-  n: int
-  difference: float | None = None  # to the baseline, over the seeds of both
-  se: float | None = None
-  verdict: str = ''
 
 
 def plan(base, arms: Sequence[str], seeds: str, baseline: str, workdir: str
@@ -107,12 +92,13 @@ def split(text: str) -> list[str]:
 
 
 def execute(runs: Sequence[Run], run: Callable[[Run], Mapping[str, Any]],
-            failed: Callable[[Run, Exception], None] | None,
-            say: Callable[[str], None]) -> dict[tuple[str, int], dict]:
+            say: Callable[[str], None],
+            failed: Callable[[Run, Exception], None] | None = None
+           ) -> dict[tuple[str, int], dict]:
   """Runs one after another in this process: `{(arm, seed): metrics}`.
 
   `failed` is told of a run that raised, and the next one starts; where it is
-  None the exception passes, with the run's name in a note.
+  None the exception passes, with the run's name as its `run_label`.
   """
   found = {}
   for i, item in enumerate(runs):
@@ -120,75 +106,16 @@ def execute(runs: Sequence[Run], run: Callable[[Run], Mapping[str, Any]],
     try:
       found[item.arm, item.seed] = dict(run(item) or {})
     except Exception as e:
+      e.run_label = f'run {item.label} ({i} of {len(runs)} done)'
       if failed is None:
-        e.add_note(f'{item.label} ({item.workdir}); the same command resumes, '
-                   '--keep_going passes over failed runs')
         raise
       failed(item, e)
   return found
 
 
-def compare(found: Mapping[tuple[str, int], Mapping[str, Any]], baseline: str
-           ) -> list[Row]:
-  """Means over seeds, and differences paired by seed, of every metric."""
-  values = {}  # metric -> arm -> seed -> value
-  for (arm, seed), metrics in found.items():
-    for name, value in metrics.items():
-      if not isinstance(value, (str, bool, Mapping)):
-        values.setdefault(name, {}).setdefault(arm, {})[seed] = float(value)
-  rows = []
-  for metric, arms in values.items():
-    for arm, have in arms.items():
-      row = Row(arm, metric, statistics.fmean(have.values()),
-                _sd(list(have.values())), len(have))
-      base = arms.get(baseline, {})
-      paired = [v - base[seed] for seed, v in have.items() if seed in base]
-      if paired and arm != baseline:
-        sd = _sd(paired)
-        row = row._replace(
-            difference=statistics.fmean(paired),
-            se=None if sd is None else sd / math.sqrt(len(paired)))
-        row = row._replace(verdict=_verdict(row, len(paired)))
-      rows.append(row)
-  return rows
-
-
-def markdown(rows: Sequence[Row], baseline: str) -> str:
-  """The table; widths agree, so that it reads well in a terminal too."""
-  cells = [Row._fields] + [[_text(v) for v in row] for row in rows]
-  widths = [max(map(len, column)) for column in zip(*cells)]
-  lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(line, widths)) + ' |'
-           for line in cells]
-  lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
-  if baseline:
-    lines += ['', f'difference: to {baseline}, paired by seed; se: its '
-              'standard error. holds: better by more than two se; fails: '
-              'worse by more; lower is better for nll, loss, ece, error and '
-              'the like.']
-  return '\n'.join(lines) + '\n'
-
-
-def table_csv(rows: Sequence[Row]) -> str:
-  out = io.StringIO()
-  csv.writer(out, lineterminator='\n').writerows([Row._fields, *rows])
-  return out.getvalue()
-
-
-def _sd(values) -> float | None:
-  return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _verdict(row: Row, pairs: int) -> str:
-  if pairs < 3:
-    return 'n<3'
-  lower = LOWER & set(re.split(r'[^a-z]', row.metric.lower()))
-  gain = -row.difference if lower else row.difference
-  if not abs(gain) > 2 * row.se:  # also where a metric is NaN
-    return 'undecided'
-  return 'holds' if gain > 0 else 'fails'
-
-
-def _text(value) -> str:
-  if isinstance(value, float):
-    return f'{value:.4g}' if abs(value) < 1e4 else f'{value:.6g}'
-  return '' if value is None else str(value)
+def write(workdir, rows: Sequence[report.Row], baseline: str) -> None:
+  """`sweep.md` and `sweep.csv`."""
+  folder = epath.Path(workdir).expanduser()
+  checkpoint.write_atomic(folder / 'sweep.md',
+                          report.markdown(rows, baseline))
+  checkpoint.write_atomic(folder / 'sweep.csv', report.table_csv(rows))

@@ -63,7 +63,7 @@ def write(workdir, *, control='self', baseline='kl', reference='dp',
               'worst 25%', 'weaker', 'others', '3+', 'gain', 'loss', 'rate'],
              [_stat_row(name, s) for name, s in stats.items()])
   claimed = (['claim', 'difference', 's.e.', 'n', 'verdict'],
-             [[label, _num(d, '+.2f'), _num(se, '.2f'), str(n), verdict]
+             [[label[:58], _num(d, '+.2f'), _num(se, '.2f'), str(n), verdict]
               for label, d, se, n, verdict in claims])
   ran = (f'{len(gaps)} pairs of {len(models)} models (test accuracy '
          f'{min(models.values()):.1f} to {max(models.values()):.1f}%), '
@@ -85,7 +85,7 @@ def write(workdir, *, control='self', baseline='kl', reference='dp',
       *(['## Several teachers', '', _markdown(*multi), _MULTI_NOTE]
         if multi else [])]))
   return '\n'.join(line[:100] for text in (
-      ran, know[0], left * bool(dropped),
+      ran, *know[:2], left * bool(dropped),
       _plain(methods[0][:10], [row[:10] for row in methods[1]]),
       _plain(*claimed),
       _plain(*multi) if multi else '') if text for line in text.split('\n'))
@@ -94,8 +94,7 @@ def write(workdir, *, control='self', baseline='kl', reference='dp',
 def _table(path, group, before, more=()):
   """group -> (seed, student, teacher) -> row; and the number of rows left out.
 
-  Rows of one key are averaged only if they agree: a file that says two things
-  about one transfer has no right answer.
+  A row written twice counts once; two results of one transfer are refused.
   """
   numbers = (before, 'accuracy', 'delta', *more)
   try:
@@ -165,32 +164,33 @@ def _models(rows):
 
 
 def _knowledge(rows, gaps):
-  """Sentences on rho_positive, and its mean by pair in percent."""
-  keys = {(r['seed'], r['student'], r['teacher']): r for r in rows}
-  rho = _column(keys, 'rho_positive', 100)
-  seeds = [100 * r['rho_positive'] for r in keys.values()]
-  worst, uneven = 0, 0.
+  """Sentences and a matrix on rho_positive; its mean by pair in percent."""
+  rho = _by_pair({(r['seed'], r['student'], r['teacher']):
+                  100 * r['rho_positive'] for r in rows})
+  worst, uneven, seen = 0, 0., {}
   for r in rows:
-    counts = [r[k] * r['count'] for k in
-              ('teacher_accuracy', 'student_accuracy', *TEACHER[1:])]
+    counts = [r[k] * r['count'] for k in (
+        'teacher_accuracy', 'student_accuracy', 'rho_positive', 'rho_negative')]
     if not np.all(np.isfinite(counts)):
       raise core.UserError('pairs.csv: count must be a number of examples.')
-    whole = [round(c) for c in counts]
+    t, s, positive, negative = whole = [round(c) for c in counts]
     uneven = max(uneven, *(abs(c - w) for c, w in zip(counts, whole)))
-    worst = max(worst, abs(whole[0] - whole[1] - whole[2] + whole[3]))
+    worst = max(worst, abs(t - s - positive + negative))
+    # Models that do not change with the seed are one measurement, not many.
+    seen[r['student'], r['teacher'], *counts] = r['rho_positive']
   weak = [v for pair, v in rho.items() if gaps[pair] <= -STRONG]
-  above = sum(s > 0 for s in seeds)
   lines = [
-      f'rho_positive: at least {min(rho.values()):.2f}% over {len(rho)} pairs '
-      f'({min(seeds):.2f}% in one seed); > 0 in '
-      f'{above} of {len(seeds)}.']
+      f'rho_positive: at least {min(rho.values()):.2f}% over {len(rho)} pairs; '
+      f'> 0 in {sum(v > 0 for v in seen.values())} of {len(seen)} measurements '
+      f'(least {100 * min(seen.values()):.2f}%).',
+      f'acc_t - acc_s = rho_pos - rho_neg {"FAILS" if worst else "holds"}: at '
+      f'most {worst} examples off, {len(seen)} measurements of {len(rho)} '
+      'pairs.']
+  if uneven > .01:
+    lines.append(f'Counts are not whole: up to {uneven:.2f} examples off.')
   if weak:
     lines.append(f'Where the teacher is {STRONG:g} points weaker or more: at '
                  f'least {min(weak):.2f}% over {len(weak)} pairs.')
-  lines.append(
-      f'acc_t - acc_s = rho_pos - rho_neg {"holds" if not worst else "FAILS"}: '
-      f'largest discrepancy {worst} examples over {len(keys)} (seed, student, '
-      f'teacher); counts whole to within {uneven:.2g}.')
   names = list(_models(rows))
   return [*lines, '', _markdown(
       ['student \\ teacher, %', *names],
@@ -370,15 +370,14 @@ def _multi(path):
   rows = []
   for mode, t in table.items():
     mean, se, n = _mean(_column(t, 'delta'))
-    row = [mode, str(n), f'{mean:+.2f}', _num(se, '.2f')]
+    row = [mode, str(n), f'{mean:+.2f} ± {_num(se, ".2f")}']
     for other in ('single_mean', 'best_single'):
       d, se, n = _mean(_paired(t, table.get(other, {})))
       row += [f'{d:+.2f} ± {_num(se, ".2f")}, '
               f'{_verdict(d, se, n, ("above", "within noise", "below"))}'
               if n and mode != other else '-']
     rows.append(row)
-  return ['mode', 'students', 'delta', 's.e.', '- single_mean',
-          '- best_single'], rows
+  return ['mode', 'n', 'delta', '- single_mean', '- best_single'], rows
 
 
 def _num(value, spec):
@@ -484,14 +483,14 @@ so it lies higher by construction."""
 _CLAIM_NOTE = """\
 Differences in points, paired by (student, teacher) over the seeds that both
 have. A claim holds if the difference exceeds two standard errors, fails if it
-does so the other way, else (or with n < 3) it is undecided. The errors are those of the table
+does so the other way, else (or with n < 3) it is undecided. The errors are as
 above; those of success rate, share and worst quartile are bootstrapped (1000
 draws of pairs, and of students if more than 3); that of the larger gap is
 Welch's or clustered. Pairs also share teachers, which no error here sees. With
 {n} tests at two errors, about one in twenty would decide by chance."""
 _MULTI_NOTE = """\
-Delta in points, mean over students of the mean over seeds; the last two columns
-are paired by student."""
+Delta in points, mean over n students of the mean over seeds; the last two
+columns are paired by student."""
 
 
 def main() -> None:

@@ -50,6 +50,9 @@ PAPERS = {
         'Model soups: averaging weights of multiple fine-tuned models improves '
         'accuracy without increasing inference time', 2022, '2203.05482',
         ('merge.linear',), (), 'checked', 'uniform soup: weights 1/T'),
+    'guo2017calibration': Paper(
+        'On Calibration of Modern Neural Networks', 2017, '1706.04599',
+        ('train.classification_metrics',)),
     'zhang2018mixup': Paper(
         'mixup: Beyond Empirical Risk Minimization', 2018, '1710.09412',
         ('data.mixup',)),

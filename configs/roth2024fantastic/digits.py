@@ -2,45 +2,52 @@ r"""General knowledge transfer between six families on digits (the quickstart).
 
   python -m experiments.run --config configs/roth2024fantastic/digits.py:small \
       --workdir runs/digits
+
+Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist), on ImageNet.
 """
 from configs import common
 
-VARIANTS = {'small': '2 min on 2 cores', 'tiny': 'seconds'}
+VARIANTS = {'small': '2 min, 2 cores', 'tiny': '30 s, 2 cores'}
 
 
 def get_config(variant: str = 'small'):
   c = common.transfer()
   c.paper = 'roth2024fantastic'
 
-  # Models are trained on few, augmented images, so that they err; the transfer
-  # images are a part of them, augmented anew, as in the paper.
+  # Half of the training images each: on images that both models have seen,
+  # both are sure of themselves, and the masks would pick out noise.
   augment = dict(shift=dict(pixels=1), noise=dict(std=0.12))
   p = c.pretrain
-  p.data = common.data('digits', validation=100, subset=600)
-  p.batch.size = 64
-  p.batch.augment = augment
+  p.data = common.data('digits', train='train[:50%]', validation=50)
+  p.batch.update(size=32, augment=augment)
   p.terms.task = common.term('cross_entropy')
-  p.optimizer.update(name='adam', learning_rate=2e-3)
+  p.optimizer.update(name='adam', learning_rate=5e-3)
   p.optimizer.schedule.name = 'cosine_decay_schedule'
-  p.loop.update(steps=400, log_every=100)
+  p.loop.update(steps=300, log_every=100)
+  p.eval_batch_size = 64
+  model = lambda name, **kw: dict(model=dict(name=name, kw=kw))
   c.pool = dict(
-      mlp=dict(model=dict(name='mlp', kw=dict(width=64, depth=2))),
-      convnet=dict(model=dict(name='convnet', kw=dict(widths=(8, 16, 16)))),
-      resnet=dict(model=dict(name='resnet8', kw=dict(widths=(8, 16, 16)))),
-      vgg=dict(model=dict(name='vgg8', kw=dict(widths=(8, 16, 16, 16, 16), pools=(True, True, False, False, False)))),
-      vit=dict(model=dict(name='vit_tiny', kw=dict(
-          patch=2, depth=2, width=32, heads=2))),
-      mixer=dict(model=dict(name='mixer_small', kw=dict(
-          patch=2, depth=2, width=32))))
+      mlp=model('mlp', width=64, depth=2),
+      convnet=model('convnet', widths=(8, 16, 16)),
+      resnet=model('resnet8', widths=(8, 16, 16)),
+      vgg=model('vgg8', widths=(8, 16, 16, 16, 16),
+                pools=(True, True, False, False, False)),
+      vit=model('vit_tiny', patch=4, depth=2, width=48, heads=3) | dict(
+          optimizer=dict(learning_rate=3e-3), loop=dict(steps=600)),
+      mixer=model('mixer_small', patch=4, depth=2, width=32))
 
-  c.data = common.data('digits', validation=100, subset=500)
-  c.batch.size = 64
-  c.batch.augment = augment
-  common.fantastic(c, steps=100)
-  c.optimizer.update(name='sgd', learning_rate=0.01, weight_decay=1e-4)
+  c.data = common.data('digits', train='train[50%:]', validation=100)
+  c.batch.update(size=64, augment=augment)
+  c.eval_batch_size = 64
+  c.optimizer.update(name='sgd', learning_rate=1e-3, weight_decay=1e-4)
   c.optimizer.kw.momentum = 0.9
+  common.fantastic(c, steps=100)
   if variant == 'tiny':
-    pass
+    c.loop.steps = 2
+    c.seeds = (0,)
+    p.loop.steps = 2
+    c.multi.teachers = 2
+    c.pool = {n: c.pool[n] for n in ('mlp', 'convnet', 'mixer')}
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)
   return c

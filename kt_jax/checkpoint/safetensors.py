@@ -78,8 +78,10 @@ def read_object(path) -> dict[str, Any]:
   """A JSON file that holds one object; UserError if it does not."""
   try:
     value = workdir.read_json(path)
-  except RecursionError as e:
-    raise core.UserError(f'Cannot read {path}: nested too deeply.') from e
+  except core.UserError:
+    raise
+  except (RecursionError, ValueError) as e:  # nested or a number without end
+    raise core.UserError(f'Cannot read {path}: {e}.') from e
   if not isinstance(value, dict):
     raise core.UserError(f'{path}: must hold one JSON object, has a '
                          f'{type(value).__name__}.')

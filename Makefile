@@ -1,0 +1,31 @@
+# Two commands: make quickstart, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: quickstart test test-configs clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/python -m experiments.run --workdir runs/digits \
+	  --config configs/roth2024fantastic/digits.py:small
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 tests
+
+# Every config runs its tiny variant (the suite runs one per protocol).
+test-configs: $(VENV)/installed-test
+	KT_JAX_ALL_CONFIGS=1 $(BIN)/python -m pytest -n 2 tests/configs_test.py
+
+$(VENV)/installed: setup.py kt_jax/__init__.py
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	  sys.exit(not (3, 11) <= v <= (3, 13) and "kt_jax needs Python 3.11 to 3.13; this is %d.%d. Set PYTHON=python3.12 or the like." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,120 @@
+"""papers.py: every name in it is real, and nothing is missing from it."""
+import importlib
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from kt_jax import losses
+from kt_jax import merge
+from kt_jax import papers
+from kt_jax import scores
+
+ROOT = pathlib.Path(__file__).parents[1]
+KEY = re.compile(r'^[a-z]+\d{4}[a-z0-9]+$')
+each = pytest.mark.parametrize('key', papers.PAPERS)
+
+
+@each
+def test_row(key):
+  paper = papers.PAPERS[key]
+  assert KEY.match(key)
+  assert str(paper.year) in key
+  assert re.match(r'^(\d{4}\.\d{4,5})?$', paper.arxiv)
+  assert paper.status in papers.STATUS
+  assert paper.functions or paper.configs
+  assert '|' not in paper.title + paper.note, 'it would split the table'
+
+
+@each
+def test_functions_exist(key):
+  for name in papers.PAPERS[key].functions:
+    package, function = name.split('.')
+    module = importlib.import_module(f'kt_jax.{package}')
+    assert inspect.isfunction(getattr(module, function, None)), name
+
+
+@each
+def test_configs_exist(key):
+  for path in papers.PAPERS[key].configs:
+    assert path.startswith(f'configs/{key}/')
+    assert (ROOT / path).is_file(), path
+
+
+def test_identifiers_are_unique():
+  found = [paper.arxiv for paper in papers.PAPERS.values() if paper.arxiv]
+  assert len(found) == len(set(found))
+
+
+def test_config_folders_have_a_row():
+  """Every config of a paper is listed."""
+  listed = {path for p in papers.PAPERS.values() for path in p.configs}
+  for folder in (ROOT / 'configs').iterdir():
+    if not folder.is_dir() or folder.name in ('bench', '__pycache__'):
+      continue
+    assert folder.name in papers.PAPERS
+    for path in folder.glob('*.py'):
+      if path.name != '__init__.py':
+        assert path.relative_to(ROOT).as_posix() in listed
+
+
+@pytest.mark.parametrize('package', [losses, scores, merge],
+                         ids=lambda p: p.__name__)
+def test_references_have_a_row(package):
+  """And that row names the function."""
+  short = package.__name__.split('.')[1]
+  for name, fn in vars(package).items():
+    if not inspect.isfunction(fn) or 'References:' not in fn.__doc__:
+      continue
+    references = fn.__doc__.split('References:')[1]
+    for key in re.findall(r'\b[a-z]+(?:19|20)\d{2}[a-z0-9]+\b', references):
+      assert key in papers.PAPERS, f'{name}: {key}'
+      assert f'{short}.{name}' in papers.PAPERS[key].functions, name
+
+
+def test_every_key_in_the_code_has_a_row():
+  for folder in ('kt_jax', 'configs', 'experiments'):
+    for path in (ROOT / folder).rglob('*.py'):
+      for key in re.findall(r'\b[a-z]{3,}(?:19|20)\d{2}[a-z][a-z0-9]+\b',
+                            path.read_text()):
+        assert key in papers.PAPERS, f'{path}: {key}'
+
+
+def test_readme_has_the_table():
+  """`python -m kt_jax.papers --write README.md` brings it up to date."""
+  _, middle, _ = papers.between((ROOT / 'README.md').read_text())
+  assert middle == papers.table()
+
+
+def test_write(tmp_path):
+  readme = tmp_path / 'README.md'
+  readme.write_text(f'# A\n\n{papers.BEGIN}\nold\n{papers.END}\n\nend\n')
+  for _ in range(2):  # writing again changes nothing
+    papers.main(['--write', str(readme)])
+    head, middle, tail = papers.between(readme.read_text())
+    assert (head, middle, tail) == ('# A\n\n', papers.table(), '\n\nend\n')
+
+
+@pytest.mark.parametrize('text', [
+    '# A\n', papers.BEGIN, papers.END + papers.BEGIN,
+    papers.BEGIN + papers.END + papers.END,
+    papers.BEGIN * 2 + papers.END])
+def test_write_wants_the_markers(tmp_path, text, capsys):
+  readme = tmp_path / 'README.md'
+  readme.write_text(text)
+  with pytest.raises(SystemExit):
+    papers.main(['--write', str(readme)])
+  assert 'papers:begin' in capsys.readouterr().err
+  assert readme.read_text() == text
+
+
+def test_command_prints_the_table():
+  out = subprocess.run([sys.executable, '-m', 'kt_jax.papers'], check=True,
+                       capture_output=True, text=True, cwd=ROOT).stdout
+  assert out.strip() == papers.table()
+  rows = [line for line in out.splitlines() if line.startswith('| ')]
+  assert len(rows) == len(papers.PAPERS) + 1
+  assert len({row.count(' | ') for row in rows}) == 1

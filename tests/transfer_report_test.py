@@ -1,0 +1,258 @@
+"""Reports of known pairs."""
+import csv
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import transfer_report
+from kt_jax import core
+
+N = 1000
+ACCURACY = dict(a=.80, b=.85, c=.90, d=.95)  # of the models before transfer
+
+
+def _row(method, student, teacher, delta, seed=0, **kw):
+  """A row of pairs.csv; `delta` in points."""
+  before, after = ACCURACY[student], ACCURACY[student] + delta / 100
+  row = dict(
+      seed=seed, method=method, student=student, teacher=teacher, count=N,
+      student_accuracy=before, teacher_accuracy=math.nan, accuracy=after,
+      delta=delta, rho_positive=math.nan, rho_negative=math.nan,
+      gain=max(delta, 0) / 100, loss=max(-delta, 0) / 100,
+      transfer_rate=math.nan)
+  if teacher:
+    gap = ACCURACY[teacher] - before
+    row |= dict(teacher_accuracy=ACCURACY[teacher], transfer_rate=.5,
+                rho_positive=.02 + max(gap, 0), rho_negative=.02 - min(gap, 0))
+  return row | kw
+
+
+def _all_pairs(method, delta, seed=0, **kw):
+  """`delta(i, j)` in points for student i and teacher j."""
+  return [_row(method, s, t, delta(i, j), seed, **kw)
+          for i, s in enumerate(ACCURACY) for j, t in enumerate(ACCURACY)
+          if s != t]
+
+
+def _write(folder, rows, name='pairs.csv'):
+  with (folder / name).open('w', newline='') as f:
+    writer = csv.DictWriter(f, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+  return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+  """Plots are slow; one test draws them."""
+  monkeypatch.setattr(transfer_report, '_draw', lambda *_: None)
+
+
+def _cells(folder, first):
+  """Cells of the row of report.md that begins with `first`."""
+  lines = [[c.strip() for c in line.strip('|').split('|')]
+           for line in (folder / 'report.md').read_text().split('\n')
+           if line.startswith('|')]
+  rows = [line for line in lines if line[0] == first]
+  assert len(rows) == 1, rows
+  return rows[0]
+
+
+def _verdict(folder, claim):
+  return _cells(folder, claim)[-1]
+
+
+def _noise(i, j):
+  return .1 * (-1) ** (i + j)
+
+
+def test_wilson():
+  # 8 of 10: a textbook value; 0 of n: z^2 / (n + z^2).
+  np.testing.assert_allclose(
+      transfer_report.wilson(8, 10), (.4902, .9433), atol=1e-4)
+  assert transfer_report.wilson(0, 10) == (0, pytest.approx(.2775, abs=1e-4))
+  assert transfer_report.wilson(10, 10)[1] == 1
+
+
+def test_success_rate_is_a_median_over_students():
+  # Shares 1/2, 0 and 1; the plain share would be 4 of 8.
+  d = [1, -1, -1, 0, 1, 1, 1, -1]
+  students = [0, 0, 1, 1, 2, 2, 2, 1]
+  assert transfer_report.success_rate(d, students) == 50
+  assert transfer_report.success_rate([1, 0], [0, 0]) == 50  # 0 is no success
+
+
+def test_worst_quartile():
+  assert transfer_report.worst_quartile([4, -3, 2, -1, 0, 5, 6, 7]) == -2
+  assert transfer_report.worst_quartile([4, -3, 2, -1, 0]) == -2  # rounded up
+  assert transfer_report.worst_quartile([3]) == 3
+
+
+def test_numbers_of_a_method(tmp_path, undrawn):
+  # Of the teachers of a..d, 3, 2, 1, 0 give a delta > 0.
+  rows = _all_pairs('dp', lambda i, j: 1. if j > i else -2.)
+  _write(tmp_path, rows)
+  transfer_report.write(tmp_path)
+  cells = _cells(tmp_path, 'dp')
+  assert cells[1:5] == ['12', '50.0%', '50% [25, 75]', '-0.50']
+  # Weaker teachers all lose 2 points, the others gain 1.
+  assert cells[6:12] == ['-2.00', '-2.00', '+1.00', '+1.00', '0.50', '1.00']
+  # By student: sums of residuals 4.5, 1.5, -1.5, -4.5, over 12; G / (G - 1).
+  robust = math.sqrt(4 / 3 * 2 * (4.5 ** 2 + 1.5 ** 2)) / 12
+  assert float(cells[5]) == pytest.approx(robust, abs=.005)
+  assert robust > 1.5 / math.sqrt(11)
+
+
+def test_seeds_are_averaged_first(tmp_path, undrawn):
+  # +1 and -1 example cancel: that is no success, whatever float makes of it.
+  rows = [_row('dp', 'a', t, sign / N * 100, seed)
+          for t in 'bcd' for seed, sign in enumerate((1, -1))]
+  _write(tmp_path, rows)
+  transfer_report.write(tmp_path)
+  assert _cells(tmp_path, 'dp')[1:4] == ['3', '0.0%', '0% [0, 56]']
+
+
+@pytest.mark.parametrize('sign, verdict', [(1, 'holds'), (-1, 'fails')])
+def test_verdicts_follow_the_sign(tmp_path, undrawn, sign, verdict):
+  gap = lambda i, j: sign * (2. if j < i else .5)  # larger where weaker
+  rows = (_all_pairs('kl', lambda i, j: 0.)
+          + _all_pairs('dp', lambda i, j: gap(i, j) + _noise(i, j))
+          + [_row('self', s, '', -.5 * sign) for s in ACCURACY]
+          + _all_pairs('other', lambda i, j: _noise(i, i))
+          + _all_pairs('dp_unsupervised',
+                       lambda i, j: gap(i, j) + _noise(i, j) * (-1) ** j))
+  _write(tmp_path, rows)
+  text = transfer_report.write(tmp_path)
+  assert max(map(len, text.split('\n'))) <= 100
+  for claim in ('dp above kl, all pairs', 'dp above kl, teacher weaker',
+                'dp above kl, teacher as good or stronger',
+                'dp above kl, teacher 3+ points stronger',
+                'gap larger where the teacher is weaker',
+                'dp above self of the student', 'dp above other, all pairs'):
+    assert _verdict(tmp_path, claim) == verdict, claim
+  assert _verdict(tmp_path, 'dp_unsupervised minus dp') == 'within noise'
+  difference = float(_cells(tmp_path, 'dp above kl, all pairs')[1])
+  assert difference == pytest.approx(1.25 * sign, abs=.05)
+
+
+def test_success_and_worst_quartile_claims(tmp_path, undrawn):
+  rows = (_all_pairs('kl', lambda i, j: -1. + _noise(i, j))
+          + _all_pairs('dp', lambda i, j: 1. + _noise(i, j)))
+  _write(tmp_path, rows)
+  first = transfer_report.write(tmp_path)
+  for claim, value in (('success rate', '+100.00'), ('worst quartile', '+2.00'),
+                       ('share of pairs improved', '+100.00')):
+    cells = _cells(tmp_path, f'dp above kl, {claim}')
+    assert cells[1] == value and cells[-1] == 'holds'
+  assert transfer_report.write(tmp_path) == first  # the bootstrap is seeded
+
+
+def test_pairs_are_paired_over_common_seeds(tmp_path, undrawn):
+  # The second seed, which only dp has, must not enter the difference.
+  rows = (_all_pairs('kl', _noise) + _all_pairs('dp', _noise)
+          + _all_pairs('dp', lambda i, j: 5., seed=1))
+  _write(tmp_path, rows)
+  transfer_report.write(tmp_path)
+  cells = _cells(tmp_path, 'dp above kl, all pairs')
+  assert cells[1:] == ['+0.00', '0.00', '12', 'undecided']
+  assert _verdict(tmp_path, 'dp above self of the student') == 'not run'
+
+
+def test_identity_violation_is_reported(tmp_path, undrawn):
+  rows = _all_pairs('dp', _noise)
+  _write(tmp_path, rows)
+  assert 'rho_neg holds: at most 0 examples' in transfer_report.write(tmp_path)
+  rows[4]['rho_positive'] += 7 / N
+  _write(tmp_path, rows)
+  text = transfer_report.write(tmp_path)
+  assert 'rho_neg FAILS: at most 7 examples off, 12 measurements' in text
+
+
+def test_a_pair_without_complementary_knowledge(tmp_path, undrawn):
+  rows = _all_pairs('dp', _noise)
+  rows[0].update(rho_positive=0., rho_negative=0., teacher_accuracy=.8)
+  _write(tmp_path, rows)
+  assert '> 0 in 11 of 12 measurements' in transfer_report.write(tmp_path)
+
+
+def test_several_teachers(tmp_path, undrawn):
+  _write(tmp_path, _all_pairs('dp', _noise))
+  deltas = dict(single_mean=1., best_single=1.5, parallel=2.)
+  _write(tmp_path, [
+      dict(seed=seed, student=s, mode=mode, teachers='b;c',
+           accuracy_before=ACCURACY[s], accuracy=ACCURACY[s] + d / 100, delta=d)
+      for seed in (0, 1) for i, s in enumerate(ACCURACY)
+      for mode, mean in deltas.items()
+      for d in [mean + (.1 * i if mode == 'parallel' else 0)]], 'multi.csv')
+  transfer_report.write(tmp_path)
+  assert _cells(tmp_path, 'parallel')[1:] == [
+      '4', '+2.15 ± 0.06', '+1.15 ± 0.06, above', '+0.65 ± 0.06, above']
+  assert _cells(tmp_path, 'single_mean')[3:] == ['-', '-0.50 ± 0.00, below']
+
+
+def test_plots_and_command(tmp_path):
+  rows = [r for m in ('kl', 'dp') for seed in (0, 1)
+          for r in _all_pairs(m, _noise, seed)]
+  _write(tmp_path, [*rows, *(_row('self', s, '', .5) for s in ACCURACY)])
+  text = transfer_report.write(tmp_path)
+  report = (tmp_path / 'report.md').read_text()
+  for name in ('complementary.png', 'delta.png', 'success.png'):
+    assert (tmp_path / name).read_bytes().startswith(b'\x89PNG')
+    assert f']({name})' in report
+  # In this process: a new one would import everything again.
+  argv, sys.argv = sys.argv, ['transfer_report', str(tmp_path)]
+  try:
+    transfer_report.main()
+  finally:
+    sys.argv = argv
+  assert (tmp_path / 'report.md').read_text() == report and text
+
+
+@pytest.mark.parametrize('rows', [
+    [_row('dp', 'a', 'b', 1.)],
+    [_row('dp', 'a', 'b', 1.), _row('dp', 'b', 'a', -1.)],
+    [_row('dp', 'a', t, 0., gain=math.nan) for t in 'bcd'],
+    [_row('dp', 'a', 'b', 1., rho_positive=0., rho_negative=0.)],
+    [_row('self', 'a', '', 0.), _row('new:method', 'a', 'b', 0.)]])
+def test_small_runs(tmp_path, rows):
+  transfer_report.write(_write(tmp_path, rows))
+  assert 'nan' not in (tmp_path / 'report.md').read_text()
+
+
+def test_rows_that_are_not_finite_are_left_out(tmp_path, undrawn):
+  rows = _all_pairs('dp', _noise)
+  _write(tmp_path, [*rows, _row('dp', 'a', 'b', math.nan, seed=1)])
+  text = transfer_report.write(tmp_path)
+  assert '1 rows without finite accuracies left out' in text
+
+
+def _without(name):
+  return [{k: v for k, v in _row('dp', 'a', 'b', 1.).items() if k != name}]
+
+
+@pytest.mark.parametrize('rows, message', [
+    (_without('rho_negative'), 'lacks columns: rho_negative'),
+    (_without('teacher'), 'lacks columns: teacher'),
+    ([_row('dp', 'a', 'b', math.nan)], 'no row with finite'),
+    ([_row('self', 'a', '', 1.)], 'names no teacher'),
+    ([_row('dp', 'a', 'b', 1., gain='x')], 'line 2: could not convert'),
+    ([_row('dp', 'a', 'b', 1., accuracy=81.)], 'fractions'),
+    ([_row('dp', 'a', 'b', 1., accuracy=.82)], 'differs by -1.00 points'),
+    ([_row('dp', 'a', 'b', 1., count='nan')], 'count'),
+    ([_row('dp', 'a', 'b', 1.), _row('dp', 'a', 'b', 2.)], 'a second, other')])
+def test_bad_files_are_refused_in_one_line(tmp_path, undrawn, rows, message):
+  _write(tmp_path, rows)
+  with pytest.raises(core.UserError, match=message) as e:
+    transfer_report.write(tmp_path)
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('content', [None, '', 'seed,method\n', '\x00\n1'])
+def test_files_without_rows(tmp_path, undrawn, content):
+  if content is not None:
+    (tmp_path / 'pairs.csv').write_text(content)
+  with pytest.raises(core.UserError, match='pairs.csv') as e:
+    transfer_report.write(tmp_path)
+  assert '\n' not in str(e.value)
