@@ -296,11 +296,21 @@ def _members(config):
       found[name] = changes['checkpoint']
       continue
     member = copy.deepcopy(config.pretrain).unlock()
+    _refuse_unknown(changes, member, f'config.pool.{name}')
     if 'model' in changes:  # not merged: settings of another model do not fit
       member.model = dict(kw={}) | changes.pop('model')
     member.update(changes)
     found[name] = member
   return found
+
+
+def _refuse_unknown(changes, known, where):
+  """Names a key of `changes` that a config does not have."""
+  for key, value in changes.items():
+    if key not in known:
+      raise core.UserError(core.nearest(f'key ({where})', key, known))
+    if isinstance(value, dict) and key not in ('kw', 'augment', 'terms'):
+      _refuse_unknown(value, known[key], f'{where}.{key}')
 
 
 def _load_pool(config, splits):

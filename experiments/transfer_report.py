@@ -439,6 +439,13 @@ def _draw(workdir, table, gaps, rho, models, stats):
     line, = axis.plot(*zip(*((x[b].mean(), y[b].mean()) for b in bins)), 'o-',
                       ms=5, color=ORANGE, label='mean of a bin of pairs')
     axis.set_title(f'{method} ({stats[method]["mean"]:+.2f})', fontsize=10)
+  # One collapse would flatten every other panel on linear axes.
+  for x, marks in ('x', (-40, -10, 0, 10, 40)), ('y', (-50, -20, -5, 0, 5, 20)):
+    limits = getattr(axes[0, 0], f'get_{x}lim')()
+    if max(map(abs, limits)) > 20:
+      ticks = [t for t in marks if limits[0] <= t <= limits[1]]
+      getattr(axes[0, 0], f'set_{x}scale')('symlog', linthresh=5)
+      getattr(axes[0, 0], f'set_{x}ticks')(ticks, list(map(str, ticks)))
   for i, axis in enumerate(axes.flat):
     axis.set_visible(i < len(panels))
     axis.tick_params(labelbottom=i + columns >= len(panels))
@@ -477,7 +484,8 @@ student accuracy is < 0, >= 0, >= {STRONG:g} points. gain, loss: points gained
 and lost. rate: transfer rate. s.e.: the larger of that over pairs and, with
 more than 3 students, that clustered by student."""
 _CURVE_NOTE = """\
-Points: pairs. Line: plain means of bins of equally many pairs. The authors'
+Points: pairs. Line: plain means of bins of equally many pairs. An axis that
+reaches beyond 20 points is logarithmic beyond 5. The authors'
 public curve averages only the values from the 75th percentile of each bin up,
 so it lies higher by construction."""
 _CLAIM_NOTE = """\

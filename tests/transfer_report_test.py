@@ -106,9 +106,9 @@ def test_numbers_of_a_method(tmp_path, undrawn):
 
 
 def test_seeds_are_averaged_first(tmp_path, undrawn):
-  # +1 and -1 example cancel: that is no success, whatever float makes of it.
-  rows = [_row('dp', 'a', t, sign / N * 100, seed)
-          for t in 'bcd' for seed, sign in enumerate((1, -1))]
+  # 1, 2 and -3 examples cancel; in floats their sum is above zero.
+  rows = [_row('dp', 'a', t, examples / 10, seed)
+          for t in 'bcd' for seed, examples in enumerate((1, 2, -3))]
   _write(tmp_path, rows)
   transfer_report.write(tmp_path)
   assert _cells(tmp_path, 'dp')[1:4] == ['3', '0.0%', '0% [0, 56]']

@@ -43,11 +43,7 @@ def get_config(variant: str = 'small'):
   c.optimizer.kw.momentum = 0.9
   common.fantastic(c, steps=100)
   if variant == 'tiny':
-    c.loop.steps = 2
-    c.seeds = (0,)
-    p.loop.steps = 2
-    c.multi.teachers = 2
-    c.pool = {n: c.pool[n] for n in ('mlp', 'convnet', 'mixer')}
+    common.tiny_transfer(c, 'mlp', 'convnet', 'mixer')
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)
   return c

@@ -1,13 +1,14 @@
 """Checkpoints of a run: asynchronous, atomic, verified on the way back.
 
 A checkpoint has three items: `model` (what others use: `params` and `stats`),
-`training` (what only a resumption needs) and `meta` (JSON: digests of the two,
-position in the data, metrics). A digest hangs on names, shapes, dtypes and bits,
-not on sharding, so it holds on another device count.
+`training` (what only a resumption needs) and `meta` (JSON: digests of the two
+and of itself, position in the data, metrics). A digest hangs on names, shapes,
+dtypes and bits, not on sharding, so it holds on another device count.
 """
 from collections.abc import Mapping
 import contextlib
 import hashlib
+import json
 import logging
 from typing import Any, NamedTuple
 
@@ -35,12 +36,33 @@ def digest(tree) -> str:
   """Hex digest of every leaf of a pytree of arrays, and of their paths."""
   total = hashlib.blake2b(digest_size=16)
   for name, leaf in core.flatten(tree).items():
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    if isinstance(leaf, jax.Array) and not (
+        leaf.is_fully_addressable or leaf.is_fully_replicated):
       leaf = multihost_utils.process_allgather(leaf, tiled=True)
     leaf = np.ascontiguousarray(leaf)
     total.update(f'{name} {leaf.shape} {leaf.dtype}'.encode())
     total.update(leaf.reshape(-1).view(np.uint8))
   return total.hexdigest()
+
+
+class _Best:
+  """Orbax preservation policy: the step of the highest score stays.
+
+  Orbax's own `BestN` forgets what it knew when a run resumes.
+  """
+
+  def __init__(self, scores: dict[int, float]):
+    self._scores = scores
+
+  def of(self, steps) -> int | None:
+    """The best of `steps`, the newest where several are equal."""
+    return max((s for s in steps if s in self._scores), default=None,
+               key=lambda s: (self._scores[s], s))
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    best = self.of(c.step for c in checkpoints)
+    return [c.step == best for c in checkpoints]
 
 
 class Run:
@@ -55,15 +77,17 @@ class Run:
       best: metric whose largest value's checkpoint stays too; '' for none.
     """
     self._folder = epath.Path(workdir) / FOLDER
-    rules = [policies.LatestN(keep)]
-    if best:
-      rules.append(policies.BestN(
-          get_metric_fn=lambda metrics: metrics[best], n=1,
-          keep_checkpoints_without_metrics=False))
-    self._manager = ocp.CheckpointManager(
+    self._scores = {}  # step -> its `best` metric
+    self._best, self._of_best = best, _Best(self._scores)
+    # What a kill left half written goes, else it would fill the disk.
+    self._manager = self._reporting(lambda: ocp.CheckpointManager(
         self._folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(rules)))
-    self._best = best
+            cleanup_tmp_directories=True,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(keep), self._of_best]))))
+    for step in self.steps():
+      with contextlib.suppress(core.UserError):  # `latest` tells of it
+        self._note(step, self.meta(step))
 
   def __enter__(self):
     return self
@@ -76,8 +100,16 @@ class Run:
         self._manager.close()
 
   def save(self, step: int, model, training, *, data_state: Any = None,
-           metrics: Mapping[str, float] | None = None) -> None:
+           metrics: Mapping[str, float] | None = None, log: Any = None) -> None:
     """Starts writing a checkpoint; a step that is there already is left alone.
+
+    Args:
+      step: updates made.
+      model: what others use.
+      training: what only a resumption needs.
+      data_state: of the stream; JSON values, as the next two.
+      metrics: of this checkpoint; `best` is looked up here.
+      log: what the loop gathered since its last row of metrics.
 
     Raises:
       UserError: this one or the one before could not be written.
@@ -85,10 +117,11 @@ class Run:
     if step in self._manager.all_steps():
       return
     meta = dict(model=digest(model), training=digest(training),
-                data_state=data_state, metrics=dict(metrics or {}))
-    metrics = meta['metrics'] if self._best in meta['metrics'] else None
+                data_state=data_state, metrics=dict(metrics or {}), log=log)
+    meta['meta'] = _meta_digest(meta)
+    self._note(step, meta)
     self._reporting(lambda: self._manager.save(
-        step, metrics=metrics, args=ocp.args.Composite(
+        step, args=ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave(meta))))
@@ -102,9 +135,13 @@ class Run:
 
   def best_step(self) -> int | None:
     """Of the best metric, the newest where several are equal."""
-    scored = [(self._manager.metrics(s)[self._best], s) for s in self.steps()
-              if self._best and self._manager.metrics(s)]
-    return max(scored)[1] if scored else None
+    return self._of_best.of(self.steps())
+
+  def meta(self, step: int) -> dict[str, Any]:
+    """What is noted of one checkpoint; its arrays stay on disk."""
+    return _verified(lambda: self._manager.restore(
+        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())),
+                     self._folder / str(step)).meta
 
   def at(self, step: int, model, training) -> Restored:
     """The checkpoint of one step; arguments and errors as `latest`."""
@@ -130,6 +167,7 @@ class Run:
         continue
       for bad in broken:  # the run will come past this step again
         self._manager.delete(bad)
+        self._scores.pop(bad, None)
       return found
     if broken:
       raise core.UserError(
@@ -137,12 +175,16 @@ class Run:
           'Restore one from a copy, or start again in a new --workdir.')
     return None
 
+  def _note(self, step, meta):
+    if self._best in meta['metrics']:
+      self._scores[step] = meta['metrics'][self._best]
+
   def _reporting(self, action):
     """Runs `action`; a failure to write becomes one clear line."""
     try:
       return action()
     except (OSError, ValueError, RuntimeError) as e:
-      safe = [s for s in self.steps() if _is_committed(self._folder / str(s))]
+      safe = _committed(self._folder)
       last = f'step {safe[-1]} is intact' if safe else 'there is none yet'
       raise core.UserError(
           f'Cannot write a checkpoint under {self._folder}: {_first_line(e)}. '
@@ -166,8 +208,7 @@ def read(workdir, step: int | None = None) -> Restored:
   if not folder.exists():
     raise core.UserError(f'No checkpoints under {workdir}: it is not the '
                          '--workdir of a run.')
-  steps = sorted(int(p.name) for p in folder.iterdir()
-                 if p.name.isdigit() and _is_committed(p))
+  steps = _committed(folder)
   if not steps:
     raise core.UserError(f'No finished checkpoint under {folder}.')
   if step is None:
@@ -204,6 +245,8 @@ def _verified(load, path) -> Restored:
   try:
     found = dict(load().items())
     meta = found.pop('meta')
+    if _meta_digest(meta) != meta.get('meta'):
+      raise ValueError("the content of 'meta' is not what was saved")
     for item, tree in found.items():
       if digest(tree) != meta[item]:
         raise ValueError(f'the content of {item!r} is not what was saved '
@@ -212,11 +255,22 @@ def _verified(load, path) -> Restored:
     raise core.UserError(
         f'Checkpoint {path} is damaged or does not fit this model: '
         f'{_first_line(e)}.') from e
-  return Restored(int(path.name), found['model'], found.get('training'), meta)
+  return Restored(int(path.name), found.get('model'), found.get('training'), meta)
 
 
-def _is_committed(path) -> bool:
-  return (path / '_CHECKPOINT_METADATA').exists()
+def _meta_digest(meta) -> str:
+  rest = {k: v for k, v in meta.items() if k != 'meta'}
+  text = json.dumps(rest, sort_keys=True)
+  return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _committed(folder) -> list[int]:
+  """Steps whose writing was finished, ascending."""
+  marks = 'commit_success.txt', '_CHECKPOINT_METADATA'
+  with contextlib.suppress(OSError):
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()
+                  and any((p / m).exists() for m in marks))
+  return []
 
 
 def _first_line(e: BaseException) -> str:

@@ -50,7 +50,7 @@ def read_json(path) -> Any:
   path = epath.Path(path)
   try:
     return json.loads(path.read_text())
-  except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+  except (OSError, ValueError, RecursionError) as e:
     raise core.UserError(f'Cannot read {path}: {e}.') from e
 
 

@@ -28,7 +28,7 @@ def resolve(namespace: ModuleType, name: str, what: str,
     namespace: a package of kt_jax; what it exports is the registry.
     name: a public name there, or `package.module:function`.
     what: the word for it in errors ('loss', 'model').
-    takes: only functions with a parameter of this name are meant.
+    takes: only functions with a positional parameter of this name are meant.
 
   Returns:
     The function.
@@ -40,7 +40,7 @@ def resolve(namespace: ModuleType, name: str, what: str,
     module, _, attribute = name.partition(':')
     try:
       module = importlib.import_module(module)
-    except ModuleNotFoundError as e:
+    except (ImportError, TypeError, ValueError) as e:
       raise UserError(f'{what} {name!r}: {e}. The module must be importable '
                       'from where the command runs.') from e
     choices = {n: v for n, v in vars(module).items() if callable(v)}
@@ -48,7 +48,13 @@ def resolve(namespace: ModuleType, name: str, what: str,
   else:
     choices = {n: v for n, v in vars(namespace).items()
                if not n.startswith('_') and inspect.isfunction(v)
-               and (takes is None or takes in inspect.signature(v).parameters)}
+               and (takes is None or _takes(v, takes))}
   if name not in choices:
     raise UserError(nearest(what, name, choices))
   return choices[name]
+
+
+def _takes(fn, name: str) -> bool:
+  parameter = inspect.signature(fn).parameters.get(name)
+  return parameter is not None and (
+      parameter.kind is parameter.POSITIONAL_OR_KEYWORD)

@@ -1,6 +1,8 @@
 """Models by name, and a model as a pure function of dicts of arrays."""
 import functools
+import inspect
 import sys
+import typing
 
 from flax import nnx
 
@@ -50,9 +52,28 @@ from kt_jax.models.wrn import wrn_28_10 as wrn_28_10
 
 
 def builder(name, *, classes, input_shape, seed=0, **kw):
-  """`build()` for `init` and `abstract`: the model `name`, seeded."""
+  """`build()` for `init` and `abstract`: the model `name`, seeded.
+
+  Args:
+    name: a constructor of this package, or `module:function` of the same form:
+      `(classes, input_shape, *, rngs, **sizes)`.
+    classes: number of logits.
+    input_shape: `(H, W, C)`.
+    seed: of the initial parameters.
+    **kw: sizes.
+
+  Raises:
+    UserError: no such model or size.
+  """
   make = core.resolve(
       sys.modules[__name__], name, 'model', takes='input_shape')
+  model = typing.get_type_hints(make).get('return', make)
+  sizes = [p.name for p in inspect.signature(model.__init__).parameters.values()
+           if p.kind is p.KEYWORD_ONLY and p.name != 'rngs']
+  for size in kw if isinstance(model, type) else ():
+    if size not in sizes:
+      raise core.UserError(core.nearest(f'size of {name} (model.kw)', size,
+                                        sizes))
   return functools.partial(_build, make, classes, input_shape, seed, kw)
 
 

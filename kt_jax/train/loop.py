@@ -34,9 +34,10 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
     settings: handed to every step.
     steps: number of the last update.
     put: host batch -> device arrays.
-    log_every: updates between two rows of metrics (the mean over them); 0: none.
+    log_every: updates between two rows of metrics, each the mean since the row
+      before; 0: only the last.
     save_every: updates between two checkpoints; 0: only the last.
-    evaluate: called before each checkpoint; its numbers go into it.
+    evaluate: called before each checkpoint that is due; its numbers go into it.
     run: where checkpoints go; None keeps none.
     writer: where metrics go.
     name: shown in the progress bar.
@@ -50,8 +51,13 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
   """
   first = saved = updates(state)
   pending = []
+  # Sums since the last row. A checkpoint has them: where a run is interrupted
+  # must not show in its metrics.
+  log = dict(count=0, sums={})
+  if run and first in run.steps():
+    log = run.meta(first)['log'] or log
 
-  def flush(at, log):
+  def flush(at):
     """Fetches what has gathered and refuses NaN; the device idles only here."""
     found = [jax.device_get(m) for m in pending]
     begin = at - len(found)
@@ -61,22 +67,23 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
         good = f'step {saved}' if run and saved else 'none'
         raise core.UserError(
             f'{bad[0]} is {metrics[bad[0]]} at step {begin + i + 1} of '
-            f'{name or "the run"}. Last good checkpoint: {good}. Lower optimizer.learning_rate or '
-            'set optimizer.clip.')
+            f'{name or "the run"}. Last good checkpoint: {good}. Lower '
+            'optimizer.learning_rate or set optimizer.clip.')
+      log['count'] += 1
+      log['sums'] = {k: log['sums'].get(k, 0.0) + float(v)
+                     for k, v in metrics.items()}
     pending.clear()
-    if log and found and writer:
-      writer.write(at, 'train', {
-          k: np.mean([m[k] for m in found], dtype=np.float64)
-          for k in found[0]})
     return found
 
-  def save(at):
-    flush(at, log=False)
-    scores = evaluate(state) if evaluate else {}
+  def save(at, due):
+    flush(at)
+    # What SIGTERM asks for is not evaluated: time is short, and an
+    # uninterrupted run would not have it to choose from.
+    scores = evaluate(state) if evaluate and due else {}
     if scores and writer:
       writer.write(at, 'validation', scores)
     run.save(at, *to_items(state), data_state=stream.get_state(),
-             metrics=scores)
+             metrics=scores, log=log)
 
   bar = tqdm.tqdm(total=steps, initial=first, disable=None if name else True,
                   desc=name, unit='step', mininterval=0.5)
@@ -84,16 +91,21 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
     for at in range(first + 1, steps + 1):
       state, metrics = step(state, put(next(stream)), settings)
       pending.append(metrics)
-      log = log_every and at % log_every == 0
-      if log or at == steps or len(pending) == 1000:
-        found = flush(at, log or at == steps)
-        if found and 'loss' in found[-1]:
+      row = at == steps or (log_every and at % log_every == 0)
+      if row or len(pending) == 1000:
+        found = flush(at)
+        if 'loss' in found[-1]:
           bar.set_postfix(loss=f'{found[-1]["loss"]:.4f}', refresh=False)
+      if row:
+        if writer:
+          writer.write(at, 'train', {
+              k: total / log['count'] for k, total in log['sums'].items()})
+        log = dict(count=0, sums={})
       bar.update()
       leaving = asked(at)
-      if run and (leaving or at == steps
-                  or (save_every and at % save_every == 0)):
-        save(at)
+      due = at == steps or (save_every and at % save_every == 0)
+      if run and (due or leaving):
+        save(at, due)
         saved = at
       if leaving:
         if run:

@@ -33,14 +33,22 @@ def initialize(coordinator: str = '', processes: int = 0, process: int = -1):
 
 
 def make_mesh(data: int = -1, model: int = 1) -> jax.sharding.Mesh:
-  """A `(data, model)` mesh of all devices; -1 takes what the other leaves."""
+  """A `(data, model)` mesh; data=-1 takes all devices that model leaves.
+
+  A run of one process may name fewer; it then has the first ones.
+  """
   count = jax.device_count()
-  if model < 1 or count % model or data not in (-1, count // model):
+  if data == -1 and model > 0 and count % model == 0:
+    data = count // model
+  wanted = data * model
+  if data < 1 or model < 1 or wanted > count or (
+      wanted < count and jax.process_count() > 1):
     raise core.UserError(
         f'mesh data={data} x model={model} does not fit {count} device(s); '
         'data=-1 takes what model leaves.')
-  return jax.make_mesh((count // model, model), ('data', 'model'),
-                       axis_types=(AxisType.Auto,) * 2)
+  return jax.make_mesh((data, model), ('data', 'model'),
+                       axis_types=(AxisType.Auto,) * 2,
+                       devices=jax.devices()[:wanted])
 
 
 def shard_state(mesh: jax.sharding.Mesh, rules: Rules, abstract) -> Any:

@@ -19,6 +19,9 @@ def make_schedule(optimizer, steps: int):
   make = core.resolve(optax.schedules, schedule['name'], 'optax schedule')
   takes = inspect.signature(make).parameters
   filled = dict(schedule['kw'])
+  if 'boundaries_and_scales' in filled:  # JSON has no integer keys
+    filled['boundaries_and_scales'] = {
+        int(k): v for k, v in filled['boundaries_and_scales'].items()}
   for name in ('peak_value', 'init_value', 'value'):
     if name in takes:
       filled.setdefault(name, rate)
@@ -55,4 +58,8 @@ def _call(make, settings, what):
   for name in settings:
     if name not in takes:
       raise core.UserError(core.nearest(what, name, takes))
+  lacking = [n for n, p in takes.items() if n not in settings
+             and p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+  if lacking:
+    raise core.UserError(f'{what} is lacking: {", ".join(lacking)}.')
   return make(**settings)

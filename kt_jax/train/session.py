@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 
@@ -51,6 +53,7 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
       seed=config.seed, **config.model.kw)
   net = models.abstract(build)
   mesh = meshes.make_mesh(**config.mesh)
+  data.parse_augment(config.batch.augment)  # to refuse it here
   tx = make_optimizer(config.optimizer, config.loop.steps)
   if trainable:
     names = [n for n, kind in zip(net.names, net.kinds) if kind == 'param']
@@ -74,8 +77,11 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
     given = lambda params, stats: init_state(params, stats, tx, average)
     return jax.jit(given, out_shardings=shardings)(params, stats)
 
+  # Said, not inferred: a state that came back otherwise would compile anew.
+  whole = NamedSharding(mesh, PartitionSpec())
   return Session(
-      net, mesh, jax.jit(step, donate_argnums=0),
+      net, mesh,
+      jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
       evaluate.make_predict(net, info,
                             compute_dtype=config.train.compute_dtype),
       init, make_settings(config.terms, seed=config.seed, decay=ema))

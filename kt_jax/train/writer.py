@@ -1,6 +1,7 @@
 """Metrics of a run: `metrics.jsonl` and TensorBoard."""
 import contextlib
 import json
+import time
 
 from etils import epath
 import jax
@@ -22,14 +23,14 @@ class Writer:
     self._board = None
     if not self._active:
       return
-    rows = [r for r in read_metrics(self._path) if r['step'] <= resumed_at]
+    # The test row is the last of a run, which writes it again.
+    rows = [r for r in read_metrics(self._path)
+            if r['step'] <= resumed_at and r['split'] != 'test']
     if not resumed_at:
       rows = []
     checkpoint.write_atomic(
         self._path, ''.join(json.dumps(r) + '\n' for r in rows))
-    from tensorboardX import SummaryWriter  # here: it is slow to import
-    self._board = SummaryWriter(
-        str(epath.Path(workdir) / 'tensorboard'), purge_step=resumed_at + 1)
+    self._board = _Board(epath.Path(workdir) / 'tensorboard', resumed_at + 1)
 
   def __enter__(self):
     return self
@@ -47,11 +48,48 @@ class Writer:
     try:
       with self._path.open('a') as f:
         f.write(json.dumps(row) + '\n')
+      for name, value in values.items():
+        self._board.write(step, f'{split}/{name}', float(value))
     except OSError as e:
       raise core.UserError(
           f'Cannot write {self._path}: {e.strerror or e}.') from e
-    for name, value in values.items():
-      self._board.add_scalar(f'{split}/{name}', float(value), step)
+
+
+class _Board:
+  """Scalars for TensorBoard, written by the calling thread.
+
+  tensorboardX's `SummaryWriter` leaves that to a thread; where the disk is full
+  the thread dies, and the run waits for it forever.
+  """
+  FLUSH_SECONDS = 30.0
+
+  def __init__(self, folder, purge_step):
+    from tensorboardX import event_file_writer  # here: slow to import
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      self._file = event_file_writer.EventsWriter(str(folder / 'events'),
+                                                f'.{purge_step}')
+    except OSError as e:
+      raise core.UserError(
+          f'Cannot write {folder}: {e.strerror or e}.') from e
+    self._event, self._scalar = event_pb2.Event, summary.scalar
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._put(step=purge_step, session_log=start)
+    self._flushed = time.monotonic()
+
+  def write(self, step, name, value):
+    self._put(step=step, summary=self._scalar(name, value))
+    if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
+      self._flushed = time.monotonic()
+      self._file.flush()
+
+  def close(self):
+    self._file.close()
+
+  def _put(self, **fields):
+    self._file.write_event(self._event(wall_time=time.time(), **fields))
 
 
 def read_metrics(path) -> list[dict]:

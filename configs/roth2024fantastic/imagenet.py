@@ -1,0 +1,58 @@
+r"""General knowledge transfer between ImageNet checkpoints, the paper's recipe.
+
+Download the checkpoints that `CHECKPOINTS` names from the Hugging Face hub
+(config.json, preprocessor_config.json, model.safetensors) into a folder each,
+prepare imagenet2012 with tensorflow-datasets, then
+
+  python -m experiments.run --config configs/roth2024fantastic/imagenet.py:paper \
+      --workdir gs://BUCKET/fantastic --config.data.data_dir=gs://BUCKET/tfds
+
+Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist); rho_positive about 2 %
+or more for every pair. Here: not run, there are no checkpoints offline.
+Departs: six families that can be imported instead of twenty from timm.
+"""
+from configs import common
+
+VARIANTS = {'paper': 'not measured; accelerators', 'tiny': '30 s, digits'}
+CHECKPOINTS = {  # name in the pool -> folder, named as on the hub
+    'resnet18': 'checkpoints/microsoft/resnet-18',
+    'resnet34': 'checkpoints/microsoft/resnet-34',
+    'resnet50': 'checkpoints/microsoft/resnet-50',
+    'deit_tiny': 'checkpoints/facebook/deit-tiny-patch16-224',
+    'deit_small': 'checkpoints/facebook/deit-small-patch16-224',
+    'vit_base': 'checkpoints/google/vit-base-patch16-224',
+}
+
+
+def get_config(variant: str = 'paper'):
+  c = common.transfer()
+  c.paper = 'roth2024fantastic'
+  c.pool = {name: dict(checkpoint=path) for name, path in CHECKPOINTS.items()}
+  # 10 percent of the training images, 20 epochs.
+  c.data = common.data('imagenet2012', test='validation', size=224,
+                       subset=128117, validation=10000)
+  c.batch.size = 256
+  c.batch.augment = dict(
+      random_resized_crop=dict(scale=(0.08, 1.0)), flip={},
+      color_jitter=dict(p=0.8), grayscale=dict(p=0.2))
+  c.optimizer.update(name='sgd', learning_rate=1e-4, weight_decay=1e-4)
+  c.optimizer.kw.momentum = 0.9
+  common.fantastic(c, steps=20 * 128117 // 256)
+  c.methods.xe_kl_mcl.update(  # of the authors' public config
+      rate=100.0, decay=0.9999, every=2, weights=dict(kl=0.68, xe=0.32))
+  c.loop.save_every = 1000
+  c.train.compute_dtype = 'bfloat16'
+  c.vmap, c.together = True, 4
+  if variant == 'tiny':
+    c.pretrain.terms.task = common.term('cross_entropy')
+    c.pool = dict(
+        resnet=dict(model=dict(name='resnet18', kw=dict(
+            widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), stem=4))),
+        vit=dict(model=dict(name='vit_tiny', kw=dict(
+            patch=8, depth=1, width=8, heads=2))),
+        mlp=dict(model=dict(name='mlp', kw=dict(width=8))))
+    c.batch.augment = dict(random_resized_crop={}, flip={})
+    common.tiny_transfer(c, *c.pool)
+  elif variant != 'paper':
+    raise common.unknown_variant(variant, *VARIANTS)
+  return c

@@ -1,0 +1,94 @@
+"""Every config loads and traces its tiny variant; one a protocol runs it.
+
+With KT_JAX_ALL_CONFIGS=1 all of them run.
+"""
+import importlib
+import os
+
+import pytest
+
+from experiments import config as configs
+from experiments import run as launcher
+
+FILES = configs.files()
+NAMES = [f.relative_to(configs.ROOT).as_posix() for f in FILES]
+RUNS = ['configs/basic/pretrain.py', 'configs/roth2024fantastic/digits.py']
+if os.environ.get('KT_JAX_ALL_CONFIGS'):
+  RUNS = NAMES
+
+
+@pytest.fixture(scope='module')
+def checkpoint_dir(tmp_path_factory):
+  """A finished tiny run, for the configs that start from one."""
+  path = tmp_path_factory.mktemp('pretrain')
+  status = launcher.main(['--config', 'configs/basic/pretrain.py:tiny',
+                          '--workdir', str(path)])
+  assert status == 0
+  return str(path)
+
+
+def _tiny(name, checkpoint_dir):
+  config = configs.load(f'{name}:tiny')
+  if 'init' in config:
+    config.init.checkpoint = checkpoint_dir
+  if 'checkpoint' in config:
+    config.checkpoint = checkpoint_dir
+  return config
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_loads_and_traces(name, checkpoint_dir):
+  module = configs._import(configs.ROOT / name)
+  assert name in module.__doc__, 'the docstring gives the command'
+  assert 'tiny' in module.VARIANTS
+  for variant in module.VARIANTS:
+    assert configs.load(f'{name}:{variant}').variant == variant
+  with pytest.raises(ValueError, match='No variant'):
+    module.get_config('nonsense')
+  config = _tiny(name, checkpoint_dir)
+  folder = name.split('/')[1]
+  assert config.paper == ('' if folder in ('basic', 'bench') else folder)
+  experiment = importlib.import_module(f'experiments.{config.experiment}')
+  experiment.check(config)
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_runs(name, checkpoint_dir, tmp_path, capsys):
+  argv = ['--config', f'{name}:tiny', '--workdir', str(tmp_path / 'run')]
+  config = _tiny(name, checkpoint_dir)
+  if 'init' in config:
+    argv.append(f'--config.init.checkpoint={checkpoint_dir}')
+  if 'checkpoint' in config:
+    argv.append(f'--config.checkpoint={checkpoint_dir}')
+  assert launcher.main(argv) == 0
+  first = capsys.readouterr().out
+  assert (tmp_path / 'run' / 'config.json').exists()
+  assert launcher.main(argv) == 0, 'a finished run is not run again'
+  again = capsys.readouterr().out
+  assert first.splitlines()[-3:] == again.splitlines()[-3:]
+
+
+def test_finetune_and_evaluate(checkpoint_dir, tmp_path, capsys):
+  """Part of the parameters loaded, part of them trained; evaluation agrees."""
+  import numpy as np
+  from kt_jax import checkpoint
+  argv = ['--config', 'configs/basic/finetune.py:tiny',
+          f'--config.init.checkpoint={checkpoint_dir}']
+  tuned = tmp_path / 'tuned'
+  assert launcher.main([*argv, '--workdir', str(tuned), '--config.init.train',
+                        '^head/', '--config.init.load', '^(?!head/)']) == 0
+  before = checkpoint.read(checkpoint_dir).model['params']
+  after = checkpoint.read(tuned).model['params']
+  for name in before:
+    same = np.array_equal(before[name], after[name])
+    assert same != name.startswith('head/'), name
+
+  assert launcher.main([
+      '--config', 'configs/basic/evaluate.py:tiny', '--workdir',
+      str(tmp_path / 'evaluated'), f'--config.checkpoint={tuned}']) == 0
+  read = lambda path: np.load(path / 'predictions.npz')['logits']
+  np.testing.assert_allclose(
+      read(tuned), read(tmp_path / 'evaluated'), rtol=1e-5, atol=1e-5)
+  card = checkpoint.read_json(tuned / 'card.json')
+  assert card['parents'][0]['digest'] == checkpoint.digest(
+      checkpoint.read(checkpoint_dir).model)
