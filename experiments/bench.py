@@ -282,38 +282,47 @@ def _loop(config, workloads):
   raw, table, metrics = {}, '', {}
   for name, work in workloads.items():
     found = raw[name] = _measure_loop(name, work, config)
-    bare = found['ms_a_step']['bare']
-    rate = 1e3 * work.batch.size / statistics.median(bare)
-    more = {arm: [100 * (a / b - 1) for a, b in zip(times, bare)]
-            for arm, times in found['ms_a_step'].items()}
+    middle = lambda key, arm: float(np.median(found[key][arm]))
+    more = lambda key, arm, q=50: 100 * float(np.percentile(
+        np.divide(found[key][arm], found[key]['bare']), q) - 1)
+    bare = middle('ms_a_step', 'bare')
+    rate = 1e3 * work.batch.size / bare
     rows = []
-    for arm, times in found['ms_a_step'].items():
-      cells = ['', ''] if arm == 'bare' else [
-          f'{statistics.median(more[arm]):+.1f} %',
-          f'{min(more[arm]):+.1f} to {max(more[arm]):+.1f}']
-      rows.append([ARMS[arm], f'{statistics.median(times):.2f}', *cells])
+    for arm, what in ARMS.items():
+      cells = [''] * 3 if arm == 'bare' else [
+          f'{more("ms_a_step", arm):+.1f} %',
+          f'{more("ms_a_step", arm, 25):+.1f} to '
+          f'{more("ms_a_step", arm, 75):+.1f}',
+          f'{more("cpu_ms_a_step", arm):+.1f} %']
+      rows.append([what, f'{middle("ms_a_step", arm):.2f}', *cells])
     table += (f'{name}: {work.model.name}, batch {work.batch.size} of '
               f'{"x".join(map(str, found["input_shape"]))}, {work.loop.steps} '
               f'steps a turn, {config.repeats} turns\n\n')
-    table += _markdown(['', 'ms a step', 'over bare', 'range'], rows)
-    table += (f'\nA checkpoint takes {found["checkpoint_s"]:.2f} s '
-              f'({found["state_mib"]:.1f} MiB). The loop adds '
-              f'{statistics.median(more["whole"]):.1f} % with it, '
-              f'{statistics.median(more["loop"]):.1f} % without.\n\n')
-    pipeline = {t: statistics.median(v)
+    table += _markdown(['', 'ms a step', 'over bare', 'quartiles',
+                        'CPU time over bare'], rows)
+    save = float(np.median(found['checkpoint_s']))
+    table += (f'\nThe loop adds {more("ms_a_step", "loop"):.1f} %. A checkpoint '
+              f'of {found["state_mib"]:.1f} MiB takes {save:.3f} s, the time of '
+              f'{1e3 * save / bare:.1f} steps.\n\n')
+    pipeline = {t: float(np.median(v))
                 for t, v in found['images_a_second'].items()}
     rows = [['step', f'{rate:,.0f}', '1.0']]
     rows += [[f'stream alone, {t} threads', f'{v:,.0f}', f'{v / rate:.1f}']
              for t, v in pipeline.items()]
     table += _markdown(['', 'images/s', 'times the step'], rows) + '\n'
     metrics |= {
-        f'{name}_step_ms': statistics.median(bare),
-        f'{name}_loop_percent': statistics.median(more['loop']),
-        f'{name}_whole_percent': statistics.median(more['whole']),
-        f'{name}_nnx_percent': statistics.median(more['nnx']),
+        f'{name}_step_ms': bare,
+        f'{name}_loop_percent': more('ms_a_step', 'loop'),
+        f'{name}_whole_percent': more('ms_a_step', 'whole'),
+        f'{name}_nnx_percent': more('ms_a_step', 'nnx'),
+        f'{name}_loop_cpu_percent': more('cpu_ms_a_step', 'loop'),
+        f'{name}_checkpoint_s': save,
         f'{name}_stream_over_step': max(pipeline.values()) / rate}
-  table += ('Medians over turns; a turn runs every line once, every other turn '
-            'in reverse; "over bare" is the ratio within a turn.\n')
+  table += (
+      'Medians over turns; a turn runs every line once, every other turn in '
+      'reverse; "over bare" is the ratio within a turn. CPU time is that of '
+      'all threads: neighbours on a shared machine hardly move it, and on a CPU '
+      'it also counts what overlaps with the step.\n')
   return raw, table, metrics
 
 
@@ -328,57 +337,62 @@ def _measure_loop(name, work, config):
 
   def bare(steps):
     state = jax.block_until_ready(session.init())
-    begin = time.perf_counter()
-    for _ in range(steps):
-      state, _ = session.step(state, batch, session.settings)
-    jax.block_until_ready(state)
-    return time.perf_counter() - begin
+    with _Watch() as watch:
+      for _ in range(steps):
+        state, _ = session.step(state, batch, session.settings)
+      jax.block_until_ready(state)
+    return watch
 
   reference = _nnx_step(work, splits.info, session.mesh)
   def with_nnx(steps):
-    begin = time.perf_counter()
-    for _ in range(steps):
-      loss = reference(batch)
-    loss.block_until_ready()
-    return time.perf_counter() - begin
+    with _Watch() as watch:
+      for _ in range(steps):
+        loss = reference(batch)
+      loss.block_until_ready()
+    return watch
 
+  saves, sizes = [], []
   def loop(steps, save=False):
     state = jax.block_until_ready(session.init())
     stream = train.open_stream(work, splits.train, session.mesh)
-    with contextlib.ExitStack() as stack:
-      folder = stack.enter_context(tempfile.TemporaryDirectory())
-      saver = stack.enter_context(checkpoint.Run(folder)) if save else None
-      writer = stack.enter_context(train.Writer(folder))
-      stack.enter_context(contextlib.redirect_stderr(_Terminal()))
-      begin = time.perf_counter()
-      state = train.fit(
-          session.step, state, stream, session.settings, steps=steps, put=put,
-          log_every=work.loop.log_every, run=saver, writer=writer, name=name)
-      if saver:
+    with (tempfile.TemporaryDirectory() as folder,
+          checkpoint.Run(folder) as saver, train.Writer(folder) as writer,
+          contextlib.redirect_stderr(_Terminal())):
+      with _Watch() as watch:
+        state = train.fit(
+            session.step, state, stream, session.settings, steps=steps,
+            put=put, log_every=work.loop.log_every,
+            run=saver if save else None, writer=writer, name=name)
         saver.wait()
-      jax.block_until_ready(state)
-      took = time.perf_counter() - begin
+        jax.block_until_ready(state)
+      if not save:
+        with _Watch() as saving:
+          saver.save(steps, *train.to_items(state),
+                     data_state=stream.get_state())
+          saver.wait()
+        saves.append(saving.wall)
+        sizes.append(sum(x.nbytes for x in jax.tree.leaves(state)))
     stream.close()
-    return took
+    return watch
 
   arms = dict(bare=bare, nnx=with_nnx, loop=loop,
               whole=lambda steps: loop(steps, save=True))
   for arm in arms.values():
     arm(2)  # compiles
-  times = {arm: [] for arm in arms}
+  saves.clear()
+  steps = work.loop.steps
+  wall, cpu = ({arm: [] for arm in arms} for _ in range(2))
   rates = {str(t): [] for t in config.threads}
-  turns = tqdm.trange(config.repeats, desc=name, disable=None)
-  for turn in turns:
+  for turn in tqdm.trange(config.repeats, desc=name, disable=None):
     for arm in list(arms)[::-1 if turn % 2 else 1]:
-      times[arm].append(1e3 * arms[arm](work.loop.steps) / work.loop.steps)
+      watch = arms[arm](steps)
+      wall[arm].append(1e3 * watch.wall / steps)
+      cpu[arm].append(1e3 * watch.cpu / steps)
     for threads in config.threads:
       rates[str(threads)].append(
           _stream_rate(work, splits.train, threads, config.batches))
-  saving = [work.loop.steps * (a - b) / 1e3
-            for a, b in zip(times['whole'], times['loop'])]
-  size = sum(x.nbytes for x in jax.tree.leaves(session.init()))
-  return dict(ms_a_step=times, images_a_second=rates, state_mib=size / 2**20,
-              checkpoint_s=statistics.median(saving),
+  return dict(ms_a_step=wall, cpu_ms_a_step=cpu, images_a_second=rates,
+              checkpoint_s=saves, state_mib=sizes[0] / 2**20,
               input_shape=splits.info.input_shape)
 
 
@@ -389,12 +403,11 @@ def _stream_rate(work, arrays, threads, batches):
       augment=work.batch.augment, threads=threads)
   for _ in range(1 + 3 * threads):  # what threads have ready is no measure
     next(stream)
-  begin = time.perf_counter()
-  for _ in range(batches):
-    next(stream)
-  took = time.perf_counter() - begin
+  with _Watch() as watch:
+    for _ in range(batches):
+      next(stream)
   stream.close()
-  return batches * work.batch.size / took
+  return batches * work.batch.size / watch.wall
 
 
 def _nnx_step(work, info, mesh):
@@ -423,6 +436,18 @@ def _nnx_step(work, info, mesh):
     return loss
 
   return lambda batch: step(model, optimizer, batch)
+
+
+class _Watch:
+  """Seconds inside of it: `wall`, and `cpu` of all threads."""
+
+  def __enter__(self):
+    self._begin = time.perf_counter(), time.process_time()
+    return self
+
+  def __exit__(self, *_):
+    self.wall = time.perf_counter() - self._begin[0]
+    self.cpu = time.process_time() - self._begin[1]
 
 
 class _Terminal(io.StringIO):

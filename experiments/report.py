@@ -48,6 +48,9 @@ def sizes(reports: Sequence[tuple[str, Any]]) -> str:
   cells, total = [], 0.0
   for arm, found in reports:
     found = found._asdict()
+    lowered = found.pop('lowered', None)
+    if lowered is not None:
+      found['step_bytes'] = _peak(lowered)
     floor = found['step_flops'] * found['steps'] / rate
     total += floor
     cells.append(({'arm': arm} if arm else {}) | {
@@ -57,6 +60,13 @@ def sizes(reports: Sequence[tuple[str, Any]]) -> str:
       f'\n\nat least {_duration(total)} in all, each once: the arithmetic of '
       f'the steps at the {_si(rate)}FLOP/s that a matrix product reaches here '
       'now. Data, evaluation and smaller operations come on top.')
+
+
+def _peak(lowered) -> int:
+  """Bytes that a step holds at its worst, its state and batch included."""
+  found = lowered.compile().memory_analysis()
+  return found and (found.argument_size_in_bytes + found.output_size_in_bytes
+          + found.temp_size_in_bytes - found.alias_size_in_bytes)
 
 
 def _flops_per_second(seconds: float = 0.2) -> float:

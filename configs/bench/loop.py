@@ -14,9 +14,9 @@ VARIANTS = {'small': '5 min, 2 cores', 'tiny': '15 s, 2 cores'}
 def get_config(variant: str = 'small'):
   c = common.supervised('bench')  # what workloads have in common
   c.measure = 'loop'
-  c.repeats = 5  # turns
+  c.repeats = 15  # turns, short ones: the machine changes while it measures
   c.threads = (0, 1, 2, 4)  # of the stream alone
-  c.batches = 100  # that it is timed over
+  c.batches = 50  # that it is timed over
   c.terms.task = common.term('cross_entropy')
   c.optimizer.kw.momentum = 0.9
   c.optimizer.weight_decay = 5e-4
@@ -24,10 +24,11 @@ def get_config(variant: str = 'small'):
                 classes=10)  # random ones: no data set is needed
   c.workloads = dict(
       resnet8=dict(
-          data=images, model=dict(name='resnet8'), loop=dict(steps=100),
+          data=images, loop=dict(steps=50),
+          model=dict(name='resnet8', kw=dict(widths=(8, 16, 32))),
           batch=dict(augment=dict(crop=dict(padding=4), flip={}))),
       digits=dict(
-          model=dict(name='convnet'), loop=dict(steps=1000),
+          model=dict(name='convnet'), loop=dict(steps=500),
           batch=dict(augment=dict(shift=dict(pixels=1)))))
   if variant == 'tiny':
     c.repeats = 1

@@ -14,9 +14,11 @@ class UserError(ValueError):
 def nearest(what: str, name: str, choices: Iterable[str]) -> str:
   """`No loss 'kdd'. Did you mean 'kd'? Have: ...` (one line)."""
   choices = sorted(map(str, choices))
-  close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.4)
+  close = difflib.get_close_matches(str(name), choices, n=10, cutoff=0.4)
   hint = f' Did you mean {close[0]!r}?' if close else ''
-  have = ', '.join(choices[:40]) + (', ...' if len(choices) > 40 else '')
+  have = ', '.join(choices)
+  if len(choices) > 40:
+    have = ', '.join(close or choices[:10]) + f', ... ({len(choices)} in all)'
   return f'No {what} {name!r}.{hint} Have: {have or "none"}.'
 
 

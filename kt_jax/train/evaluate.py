@@ -9,6 +9,7 @@ import numpy as np
 from kt_jax import data
 from kt_jax import models
 from kt_jax.train import mesh as meshes
+from kt_jax.train.step import narrower
 
 
 def make_predict(net: models.Net, info: data.Info, *,
@@ -17,13 +18,12 @@ def make_predict(net: models.Net, info: data.Info, *,
 
   The model runs in evaluation mode.
   """
-  dtype = jnp.dtype(compute_dtype)
-  narrow = lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x
+  narrow = narrower(compute_dtype)
 
   @jax.jit
   def predict(params, stats, images):
     x = data.normalize(images, info.mean, info.std)
-    out = models.apply(net, jax.tree.map(narrow, params), stats, narrow(x))
+    out = models.apply(net, narrow(params), stats, narrow(x))
     return out.logits.astype(jnp.float32)
   return predict
 

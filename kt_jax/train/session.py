@@ -102,6 +102,7 @@ class Report(NamedTuple):
   state_bytes: int  # parameters, statistics, optimiser, average
   step_flops: float  # of one step, forward and backward
   steps: int
+  lowered: Any = None  # the step; compiled, it says what memory it needs
 
 
 def check(config, info: data.Info, *, name: str = '', **kw) -> Report:
@@ -123,12 +124,13 @@ def check(config, info: data.Info, *, name: str = '', **kw) -> Report:
   meshes.rows(session.mesh, rows)
   batch = dict(images=jax.ShapeDtypeStruct((rows, *info.input_shape), np.uint8),
                labels=jax.ShapeDtypeStruct((rows,), np.int32)) | extra
-  cost = session.step.lower(state, batch, session.settings).cost_analysis()
+  lowered = session.step.lower(state, batch, session.settings)
   size = lambda tree: sum(x.size * x.dtype.itemsize
                           for x in jax.tree.leaves(tree))
   return Report(name or config.model.name,
                 sum(x.size for x in state.params.values()), size(state),
-                float((cost or {}).get('flops', 0.0)), config.loop.steps)
+                float((lowered.cost_analysis() or {}).get('flops', 0.0)),
+                config.loop.steps, lowered)
 
 
 def _only(tx, pattern: str, names) -> optax.GradientTransformation:

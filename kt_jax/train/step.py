@@ -13,6 +13,7 @@ from kt_jax import models
 from kt_jax.train import objective as objectives
 
 Arrays = dict[str, jax.Array]
+COMPUTE_DTYPES = 'float32', 'bfloat16', 'float16'
 
 
 class State(NamedTuple):
@@ -54,6 +55,15 @@ def init_state(params: Arrays, stats: Arrays,
                tx.init(params), slow)
 
 
+def narrower(compute_dtype: str) -> Callable[[Any], Any]:
+  """A cast of the float32 leaves of a pytree."""
+  if compute_dtype not in COMPUTE_DTYPES:
+    raise core.UserError(core.nearest(
+        'dtype (train.compute_dtype)', compute_dtype, COMPUTE_DTYPES))
+  return lambda tree: jax.tree.map(
+      lambda x: x.astype(compute_dtype) if x.dtype == jnp.float32 else x, tree)
+
+
 def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
               prepare: Callable[[Mapping[str, Any], jax.Array],
                                 dict[str, Any]], *,
@@ -79,9 +89,7 @@ def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
     The step. Its metrics are the mean of each term, `loss` and `grad_norm`.
   """
   objective = objectives.make_objective(terms)
-  dtype = jnp.dtype(compute_dtype)
-  narrow = lambda tree: jax.tree.map(
-      lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
+  narrow = narrower(compute_dtype)
 
   def sums(params, stats, pool, key):
     out = models.apply(net, narrow(params), stats, narrow(pool['inputs']),
