@@ -24,6 +24,9 @@ from configs import common
 
 HERE = 'resume_test_losses'  # this module, under a name that a config can say
 sys.modules[HERE] = sys.modules[__name__]
+# Orbax leaves coroutines behind when a file is damaged.
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::pytest.PytestUnraisableExceptionWarning')
 STEPS, SAVE = interrupted.STEPS, interrupted.SAVE
 
 
@@ -205,6 +208,7 @@ def test_flipped_bit_is_not_evaluated_or_trained_on(whole, tmp_path, protocol):
   else:
     c = common.finetune()
     c.init.checkpoint = str(tmp_path / 'a')
+    c.terms.task = common.term('cross_entropy')
     run = lambda: finetune.run(c, tmp_path / 'b')
   with pytest.raises(core.UserError, match='damaged'):
     run()
@@ -232,17 +236,15 @@ def test_other_config_is_refused_by_key(stopped, tmp_path):
 
 
 def test_resumes_on_another_mesh(stopped, whole, tmp_path):
-  """Saved on one device; goes on on eight and on (4, 2), near enough."""
+  """Saved on one device; goes on on a mesh of (4, 2), near enough."""
   want = {k: np.asarray(v) for k, v in
           checkpoint.read(whole, STEPS).model['params'].items()}
-  for data, model in ((8, 1), (4, 2)):
-    workdir = tmp_path / f'{data}x{model}'
-    shutil.copytree(stopped, workdir)
-    interrupted.run(workdir, **{'mesh.data': data, 'mesh.model': model})
-    found = checkpoint.read(workdir, STEPS).model['params']
-    for name, value in want.items():
-      np.testing.assert_allclose(
-          found[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
+  shutil.copytree(stopped, tmp_path / 'a')
+  interrupted.run(tmp_path / 'a', **{'mesh.data': 4, 'mesh.model': 2})
+  found = checkpoint.read(tmp_path / 'a', STEPS).model['params']
+  for name, value in want.items():
+    np.testing.assert_allclose(
+        found[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
 
 
 def test_finished_run_is_not_run_again(whole, monkeypatch):
@@ -319,4 +321,3 @@ def test_nan_is_told_by_its_step(tmp_path, monkeypatch, log_every):
   assert all(np.isfinite(v).all() for v in found.model['params'].values())
   rows = train.read_metrics(tmp_path / 'a' / 'metrics.jsonl')
   assert all(np.isfinite(v) for r in rows for k, v in r.items() if k != 'split')
-  monkeypatch.undo()
