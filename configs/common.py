@@ -148,11 +148,10 @@ def fantastic(c, steps: int, averagings: int = 50) -> None:
 
 
 def tiny_transfer(c, *pool: str) -> None:
-  """Cuts a config of `transfer` down to seconds: digits, three models, 2 steps."""
+  """Cuts a config of `transfer` down to seconds: digits, `pool`, 2 steps."""
   for data_config in (c.data, c.pretrain.data):
     data_config.update(name='digits', train='train', test='test', size=32,
-                       subset=100, validation=20,
-                       test_limit=50, data_dir='')
+                       subset=100, validation=20, test_limit=50, data_dir='')
   c.pretrain.loop.update(steps=2, save_every=0)
   c.pretrain.batch.size = c.batch.size = c.eval_batch_size = 16
   c.pretrain.eval_batch_size = 16

@@ -301,9 +301,9 @@ def _loop(config, workloads):
     table += _markdown(['', 'ms a step', 'over bare', 'quartiles',
                         'CPU time over bare'], rows)
     save = float(np.median(found['checkpoint_s']))
-    table += (f'\nThe loop adds {more("ms_a_step", "loop"):.1f} %. A checkpoint '
-              f'of {found["state_mib"]:.1f} MiB takes {save:.3f} s, the time of '
-              f'{1e3 * save / bare:.1f} steps.\n\n')
+    table += (f'\nThe loop adds {more("ms_a_step", "loop"):.1f} %. A '
+              f'checkpoint of {found["state_mib"]:.1f} MiB takes {save:.3f} s: '
+              f'one every {1e5 * save / bare:,.0f} steps adds 1 %.\n\n')
     pipeline = {t: float(np.median(v))
                 for t, v in found['images_a_second'].items()}
     rows = [['step', f'{rate:,.0f}', '1.0']]
@@ -321,13 +321,13 @@ def _loop(config, workloads):
   table += (
       'Medians over turns; a turn runs every line once, every other turn in '
       'reverse; "over bare" is the ratio within a turn. CPU time is that of '
-      'all threads: neighbours on a shared machine hardly move it, and on a CPU '
+      'all threads: neighbours on a shared machine move it less, and on a CPU '
       'it also counts what overlaps with the step.\n')
   return raw, table, metrics
 
 
 def _measure_loop(name, work, config):
-  """Milliseconds a step of every arm and turn; images a second of the stream."""
+  """Of every turn: milliseconds a step by arm, the stream's images a second."""
   splits = data.load(work.data)
   session = train.make_session(work, splits.info)
   put = train.putter(session.mesh)

@@ -42,6 +42,6 @@ def _load(fresh, old, pattern, source):
                        name, old))
     if old[name].shape != fresh[name].shape:
       raise core.UserError(
-          f'{name} is {old[name].shape} in {source}, {fresh[name].shape} in this '
-          f'model; leave it out with init.load (now {pattern!r}).')
+          f'{name} is {old[name].shape} in {source}, {fresh[name].shape} in '
+          f'this model; leave it out with init.load (now {pattern!r}).')
   return {n: old[n] if n in wanted else fresh[n] for n in fresh}

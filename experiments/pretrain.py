@@ -1,11 +1,13 @@
-"""Trains a model on labels: `run` is the protocol, `finetune` starts it warm."""
+"""Trains a model on labels; `finetune` is the same from a warm start."""
 import dataclasses
+import io
 import json
 
 import jax
 import numpy as np
 
 from kt_jax import checkpoint
+from kt_jax import core
 from kt_jax import data
 from kt_jax import train
 
@@ -46,9 +48,16 @@ def run(config, workdir, *, start=None, trainable='', parents=()):
 
   card = dict(kind='run', status='running', method=config.experiment,
               parents=list(parents), model=plain['model'],
-              data=dataclasses.asdict(splits.info), config=checkpoint.config_hash(plain),
+              data=dataclasses.asdict(splits.info),
+              config=checkpoint.config_hash(plain),
               code=checkpoint.code_version())
-  if not (workdir / 'card.json').exists():
+  if (workdir / 'card.json').exists():
+    before = checkpoint.read_json(workdir / 'card.json')['data']['fingerprint']
+    if before != splits.info.fingerprint:
+      raise core.UserError(
+          f'{workdir} was begun on other data (fingerprint {before}, now '
+          f'{splits.info.fingerprint}). Restore them or name a new --workdir.')
+  else:
     checkpoint.write_json(workdir / 'card.json', card)
 
   best = 'accuracy' if held_out else ''
@@ -88,7 +97,6 @@ def finished(workdir):
 
 def save_predictions(workdir, logits, arrays):
   """`predictions.npz`: logits `[N, K]`, labels and ids of the test split."""
-  import io
   buffer = io.BytesIO()
   np.savez(buffer, logits=logits, labels=arrays.labels, ids=arrays.ids)
   checkpoint.write_atomic(workdir / 'predictions.npz', buffer.getvalue())

@@ -24,6 +24,15 @@ from experiments import pretrain
 from experiments import transfer_report
 
 
+# Columns of pairs.csv: accuracies and rho are shares of `count` test examples,
+# delta is in points, gain and loss are rho of the student after against before.
+PAIRS = ('seed', 'method', 'student', 'teacher', 'count', 'student_accuracy',
+         'teacher_accuracy', 'accuracy', 'delta', 'rho_positive',
+         'rho_negative', 'gain', 'loss', 'transfer_rate')
+MULTI = ('seed', 'student', 'mode', 'teachers', 'accuracy_before', 'accuracy',
+         'delta')
+
+
 class Member(NamedTuple):
   """A model of the pool."""
   trained: train.Trained
@@ -76,14 +85,16 @@ def run(config, workdir):
     student = Student(config, pool, name, splits)
     for seed in config.seeds:
       part = workdir / 'parts' / f'{name}-{seed}.json'
-      if not part.exists():
-        checkpoint.write_json(part, student.run(seed, workdir))
-      found = checkpoint.read_json(part)
+      if part.exists():
+        found = checkpoint.read_json(part)
+      else:
+        found = student.run(seed, workdir)
+        checkpoint.write_json(part, found)
       pairs += found['pairs']
       multi += found['multi']
-  _write_csv(workdir / 'pairs.csv', pairs)
+  _write_csv(workdir / 'pairs.csv', PAIRS, pairs)
   if multi:
-    _write_csv(workdir / 'multi.csv', multi)
+    _write_csv(workdir / 'multi.csv', MULTI, multi)
   metrics = {}
   if jax.process_index() == 0:
     metrics = dict(table=transfer_report.write(workdir))
@@ -194,6 +205,7 @@ class Student:
       return jnp.stack([predict(*weights, images)
                         for weights, predict in zip(*models)])
 
+    # Of many runs, a state holds dicts by number, or stacked arrays.
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
     if config.vmap:
       state, settings = stack(states), stack(settings)
@@ -227,13 +239,10 @@ class Student:
     else:
       state = fit(state, None)
     stream.close()
-    pick = lambda x, i: (jax.tree.map(lambda a: a[i], x) if config.vmap
-                         else {k: v[i] for k, v in x.items()})
-    if config.vmap:
-      finals = [pick(state.slow, i) for i in range(len(arms))]
-    else:
-      finals = [state.slow[i] for i in range(len(arms))]
-    return {arm: (f['params'], f['stats']) for arm, f in zip(arms, finals)}
+    final = lambda i: (jax.tree.map(lambda x: x[i], state.slow) if config.vmap
+                       else state.slow[i])
+    return {arm: (final(i)['params'], final(i)['stats'])
+            for i, arm in enumerate(arms)}
 
   def indices(self, arm):
     """Places of the arm's teachers among the targets, filled up with the last.
@@ -367,9 +376,9 @@ def _check_fits(name, have, want, config):
           + (' Set data.size.' if field == 'input_shape' else ''))
 
 
-def _write_csv(path, rows):
+def _write_csv(path, columns, rows):
   text = io.StringIO()
-  writer = csv.DictWriter(text, rows[0], lineterminator='\n')
+  writer = csv.DictWriter(text, columns, lineterminator='\n')
   writer.writeheader()
   writer.writerows(rows)
   checkpoint.write_atomic(path, text.getvalue())

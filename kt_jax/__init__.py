@@ -1,2 +1,2 @@
-"""Knowledge transfer in JAX: pure losses, scores, merges and the runs of them."""
+"""Knowledge transfer in JAX: losses, scores, merges, and runs of them."""
 __version__ = '0.1.0'

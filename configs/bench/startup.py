@@ -10,7 +10,7 @@ command and --config.platform=tpu behind it.
 """
 from configs import common
 
-VARIANTS = {'small': '3 min, 2 cores', 'tiny': '10 s, 2 cores'}
+VARIANTS = {'small': '2 min, 2 cores', 'tiny': '10 s, 2 cores'}
 
 
 def get_config(variant: str = 'small'):
