@@ -4,12 +4,13 @@ import csv
 import io
 import math
 import re
-import statistics
 import time
 from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
+
+from experiments import statistics
 
 # A metric with one of these words in its name is better when lower.
 LOWER = {'nll', 'loss', 'ece', 'error', 'perplexity', 'forgetting', 'brier'}
@@ -56,7 +57,7 @@ def sizes(reports: Sequence[tuple[str, Any]]) -> str:
     cells.append(({'arm': arm} if arm else {}) | {
         k.removesuffix('_bytes').replace('_', ' '): _size(k, v)
         for k, v in found.items()} | {'at least': _duration(floor)})
-  return _aligned([list(cells[0]), *(list(c.values()) for c in cells)]) + (
+  return table([list(cells[0]), *(list(c.values()) for c in cells)]) + (
       f'\n\nat least {_duration(total)} in all, each once: the arithmetic of '
       f'the steps at the {_si(rate)}FLOP/s that a matrix product reaches here '
       'now. Data, evaluation and smaller operations come on top.')
@@ -105,10 +106,21 @@ def _duration(s: float) -> str:
           if s < 48 * 3600 else f'{s / 86400:.1f} days')
 
 
-def _aligned(cells) -> str:
+def table(cells: Sequence[Sequence[str]], *, bars: bool = False,
+          right: bool = False) -> str:
+  """Aligned lines, the first the head; with `bars` they are Markdown too.
+
+  `right` aligns all but the first column to the right.
+  """
   widths = [max(map(len, column)) for column in zip(*cells)]
-  return '\n'.join('  '.join(c.ljust(w) for c, w in zip(line, widths)).rstrip()
-                   for line in cells)
+  lines = [[c.rjust(w) if right and i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(line, widths))] for line in cells]
+  if not bars:
+    return '\n'.join('  '.join(line).rstrip() for line in lines)
+  rule = ['-' * (w + 1) + (':' if right and i else '-')
+          for i, w in enumerate(widths)]
+  lines = [f'| {" | ".join(line)} |' for line in lines]
+  return '\n'.join([lines[0], f'|{"|".join(rule)}|', *lines[1:]])
 
 
 def compare(found: Mapping[tuple[str, int], Mapping[str, Any]], baseline: str
@@ -122,27 +134,24 @@ def compare(found: Mapping[tuple[str, int], Mapping[str, Any]], baseline: str
   rows = []
   for metric, arms in sorted(values.items()):
     for arm, have in arms.items():
-      row = Row(arm, metric, statistics.fmean(have.values()),
-                _sd(list(have.values())), len(have))
+      mean, se, n = statistics.mean(list(have.values()))
+      row = Row(arm, metric, mean, se * math.sqrt(n) if n > 1 else None, n)
       base = arms.get(baseline, {})
-      paired = [v - base[seed] for seed, v in have.items() if seed in base]
-      if paired and arm != baseline:
-        sd = _sd(paired)
+      paired = statistics.mean(
+          [v - base[seed] for seed, v in have.items() if seed in base])
+      if paired.n and arm != baseline:
+        sign = -1 if LOWER & set(re.split(r'[^a-z]', metric.lower())) else 1
         row = row._replace(
-            difference=statistics.fmean(paired),
-            se=None if sd is None else sd / math.sqrt(len(paired)))
-        row = row._replace(verdict=_verdict(row, len(paired)))
+            difference=paired.value, se=paired.se if paired.n > 1 else None,
+            verdict=statistics.verdict(sign * paired.value, *paired[1:]))
       rows.append(row)
   return rows
 
 
 def markdown(rows: Sequence[Row], baseline: str) -> str:
   """The table; widths agree, so that it reads well in a terminal too."""
-  cells = [Row._fields] + [[_text(v) for v in row] for row in rows]
-  widths = [max(map(len, column)) for column in zip(*cells)]
-  lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(line, widths)) + ' |'
-           for line in cells]
-  lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
+  lines = [table([Row._fields] + [[_text(v) for v in row] for row in rows],
+                 bars=True)]
   if baseline:
     lines += ['', f'difference: to {baseline}, paired by seed; se: its '
               'standard error. holds: better by more than two se; fails: '
@@ -155,23 +164,6 @@ def table_csv(rows: Sequence[Row]) -> str:
   out = io.StringIO()
   csv.writer(out, lineterminator='\n').writerows([Row._fields, *rows])
   return out.getvalue()
-
-
-def _sd(values) -> float | None:
-  if len(values) < 2:
-    return None
-  return statistics.stdev(values) if all(map(math.isfinite, values)) else (
-      math.nan)
-
-
-def _verdict(row: Row, pairs: int) -> str:
-  if pairs < 3:
-    return 'n<3'
-  lower = LOWER & set(re.split(r'[^a-z]', row.metric.lower()))
-  gain = -row.difference if lower else row.difference
-  if not abs(gain) > 2 * row.se:  # also where a metric is NaN
-    return 'undecided'
-  return 'holds' if gain > 0 else 'fails'
 
 
 def _text(value) -> str:

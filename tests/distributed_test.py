@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import jax
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
@@ -110,12 +111,13 @@ def test_sharded_parameters(alone, sharded):
   for _ in range(2):
     for name, leaf in core.flatten(state).items():
       if name.endswith('head/kernel'):
-        assert leaf.sharding.spec == (None, 'model'), name
+        assert leaf.sharding.spec == PartitionSpec(None, 'model'), name
         assert leaf.addressable_shards[0].data.shape == (8, 5)
       elif name.endswith('head/bias'):
-        assert leaf.sharding.spec == ('model',), name
+        assert leaf.sharding.spec == PartitionSpec('model'), name
       elif name.endswith('conv/kernel'):
-        assert leaf.sharding.spec == (None, None, None, 'model'), name
+        assert leaf.sharding.spec == PartitionSpec(
+            None, None, None, 'model'), name
       else:
         assert leaf.is_fully_replicated, name
     where = [n for n in core.flatten(state) if n.endswith('head/kernel')]

@@ -335,7 +335,7 @@ def test_dropout_hangs_on_seed_and_step_alone():
 
 @pytest.mark.parametrize('mixup,cutmix', [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_mixing_in_the_step(mixup, cutmix):
-  prepare = train.classification(INFO, mixup=mixup, cutmix=cutmix)
+  prepare = jax.jit(train.classification(INFO, mixup=mixup, cutmix=cutmix))
   batch = batch_of(0)
   seen = set()
   for seed in range(8):
@@ -456,19 +456,21 @@ def test_classification_metrics():
   assert found['ece'] == pytest.approx(abs(0.75 - np.mean([.8, .6, .7, .9])))
 
 
-@pytest.mark.parametrize('batch_size', [7, 16, 100])
-def test_predict_all_keeps_order_and_drops_padding(batch_size):
-  session = session_of(config('convnet'))
+def test_predict_all_keeps_order_and_drops_padding():
+  session = session_of(config())
   state = session.init()
   rng = np.random.default_rng(0)
   arrays = data.Arrays(
       rng.integers(0, 256, (23, 4, 4, 1)).astype(np.uint8),
       np.zeros(23, np.int64), np.arange(23))
-  found = train.predict_all(session.predict, state.params, state.stats, arrays,
-                            batch_size=batch_size, mesh=session.mesh)
   want = session.predict(state.params, state.stats, arrays.images)
-  assert found.shape == (23, 10)
-  np.testing.assert_allclose(found, want, atol=1e-5)
+  for batch_size in (7, 16, 100):
+    for mesh in (session.mesh, None):
+      found = train.predict_all(
+          session.predict, state.params, state.stats, arrays,
+          batch_size=batch_size, mesh=mesh)
+      assert found.shape == (23, 10)
+      np.testing.assert_allclose(found, want, atol=1e-5)
 
 
 def test_writer_drops_what_came_after_the_checkpoint(tmp_path):

@@ -15,29 +15,28 @@ def get_config(variant: str = 'small'):
   c = common.transfer()
   c.paper = 'roth2024fantastic'
 
-  # The pool learns from one half of the training images, transfer uses a part
-  # of the other: on images that both models have seen, both are sure of
-  # themselves, and the masks would pick out noise.
+  # Members of the pool learn from 5000 images of one half of the training set,
+  # each from others; transfer uses 5000 of the other half. On images that both
+  # models have seen, both are sure of themselves, and the masks pick out noise.
   augment = dict(crop=dict(padding=4), flip={})
   p = c.pretrain
-  p.data = common.data('cifar10', train='train[:50%]', validation=1000,
-                       test_limit=5000)
+  p.data = common.data('cifar10', train='train[:50%]', subset=5000,
+                       validation=1000, test_limit=5000)
   p.batch.update(size=128, augment=augment)
   p.terms.task = common.term('cross_entropy')
   p.optimizer.update(name='adam', learning_rate=3e-3)
   p.optimizer.schedule.name = 'cosine_decay_schedule'
-  p.loop.update(steps=1500, log_every=100, save_every=500)
-  model = lambda name, **kw: dict(model=dict(name=name, kw=kw))
+  p.loop.update(steps=800, log_every=100, save_every=200)
+  def model(split_seed, name, learning_rate=3e-3, **kw):
+    return dict(model=dict(name=name, kw=kw), data=dict(split_seed=split_seed),
+                optimizer=dict(learning_rate=learning_rate))
   c.pool = dict(
-      mlp=model('mlp', width=256, depth=2) | dict(
-          optimizer=dict(learning_rate=1e-3)),
-      convnet=model('convnet', widths=(16, 32, 64)),
-      resnet=model('resnet8', widths=(8, 16, 32)),
-      vgg=model('vgg8', widths=(8, 16, 32, 64, 64)),
-      vit=model('vit_tiny', patch=8, depth=3, width=64, heads=4) | dict(
-          optimizer=dict(learning_rate=1e-3)),
-      mixer=model('mixer_small', patch=8, depth=3, width=64) | dict(
-          optimizer=dict(learning_rate=1e-3)))
+      mlp=model(1, 'mlp', 1e-3, width=256, depth=2),
+      convnet=model(2, 'convnet', widths=(16, 32, 64)),
+      resnet=model(3, 'resnet8', widths=(8, 16, 32)),
+      vgg=model(4, 'vgg8', widths=(8, 16, 32, 64, 64)),
+      vit=model(5, 'vit_tiny', 1e-3, patch=8, depth=3, width=64, heads=4),
+      mixer=model(6, 'mixer_small', 1e-3, patch=8, depth=3, width=64))
 
   c.data = common.data('cifar10', train='train[50%:]', subset=5000,
                        validation=1000, test_limit=5000)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent import futures
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -52,8 +53,11 @@ def digits() -> Source:
   fixed for good, are `test` and 1297 are `train`. The grey levels 0..16 are
   spread over 0..255.
   """
-  from sklearn import datasets  # half a second, and only needed here
-  images, labels = datasets.load_digits(return_X_y=True)
+  # The file that load_digits reads; importing scikit-learn takes 0.7 s.
+  package = importlib.util.find_spec('sklearn').submodule_search_locations[0]
+  table = np.loadtxt(os.path.join(package, 'datasets/data/digits.csv.gz'),
+                     delimiter=',')
+  images, labels = table[:, :-1], table[:, -1].astype(int)
   images = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
   test = np.zeros(len(labels), bool)
   test[stratified(labels, DIGITS_TEST, DIGITS_SEED)] = True

@@ -59,7 +59,7 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
 
   def flush(at):
     """Fetches what has gathered and refuses NaN; the device idles only here."""
-    found = [jax.device_get(m) for m in pending]
+    found = jax.device_get(pending)
     begin = at - len(found)
     for i, metrics in enumerate(found):
       bad = [k for k, v in metrics.items() if not np.isfinite(v)]

@@ -94,10 +94,17 @@ def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
 
 
 def putter(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
-  """`put(batch)`: host rows of this process -> global arrays on the mesh."""
+  """`put(batch)`: host rows of this process -> global arrays on the mesh.
+
+  The `ids` of examples stay behind: they are for look-ups on the host.
+  """
   where = NamedSharding(mesh, PartitionSpec('data'))
-  if jax.process_count() == 1:
-    return lambda batch: jax.device_put(batch, where)
-  return lambda batch: jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)),
-      batch)
+  def put(batch):
+    if isinstance(batch, dict):
+      batch = {k: v for k, v in batch.items() if k != 'ids'}
+    if jax.process_count() == 1:
+      return jax.device_put(batch, where)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)),
+        batch)
+  return put

@@ -73,7 +73,11 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
 
   def init(params=None, stats=None):
     if params is None:
-      return jax.jit(fresh, out_shardings=shardings)()
+      # Random numbers compile slowly; less optimised, they are the same.
+      options = {'xla_backend_optimization_level': 1} if (
+          jax.default_backend() == 'cpu') else None
+      return jax.jit(fresh, out_shardings=shardings,
+                     compiler_options=options)()
     given = lambda params, stats: init_state(params, stats, tx, average)
     return jax.jit(given, out_shardings=shardings)(params, stats)
 

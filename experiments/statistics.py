@@ -1,0 +1,108 @@
+"""Estimates from few measurements, their errors, and when a claim holds.
+
+Letters: n measurements d_i; G groups g of measurements that share something,
+such as a student. Groups are any labels, one a measurement.
+"""
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+  """A number from n measurements."""
+  value: float
+  se: float  # NaN for n < 2
+  n: int
+
+
+NONE = Estimate(math.nan, math.nan, 0)
+
+
+def verdict(value, se, n, words=('holds', 'undecided', 'fails')) -> str:
+  """`words[0]` if value > 2 se, `words[2]` if value < -2 se, else `words[1]`.
+
+  NaN decides nothing, nor do two measurements that happen to agree: 'n<3'.
+  """
+  if n < 3:
+    return 'n<3' if n else 'not run'
+  return words[0 if value > 2 * se else 2 if value < -2 * se else 1]
+
+
+def standard_error(u, groups=None) -> float:
+  """Of the sum of residuals u_i; the larger of
+
+    over measurements   sqrt(n / (n - 1) sum_i u_i^2)
+    clustered by group  sqrt(G / (G - 1) sum_g (sum_{i in g} u_i)^2), if G > 3
+  """
+  u, n = np.asarray(u), len(u)
+  if n < 2:
+    return math.nan
+  se = math.sqrt(n / (n - 1) * np.sum(u**2))
+  if groups is None:
+    return se
+  sums = np.bincount(np.unique(groups, return_inverse=True)[1], weights=u)
+  g = len(sums)
+  return max(se, math.sqrt(g / (g - 1) * np.sum(sums**2)) if g > 3 else 0.)
+
+
+def mean(d, groups=None) -> Estimate:
+  """Of d_i, or of paired differences; u_i = (d_i - mean d) / n."""
+  if not len(d):
+    return NONE
+  d = np.asarray(d, float)
+  with np.errstate(invalid='ignore'):  # of a metric that went to infinity
+    u = d - d[0]  # or the mean of equal numbers could be off by an ulp
+    u = (u - u.mean()) / len(d)
+  return Estimate(float(d.mean()), standard_error(u, groups), len(d))
+
+
+def welch(a, b, groups_a, groups_b) -> Estimate:
+  """mean a - mean b; its error is the larger of Welch's and the clustered.
+
+    sqrt(var a / n_a + var b / n_b), variances with n - 1
+
+  A group may have measurements on both sides.
+  """
+  if min(len(a), len(b)) < 2:
+    return NONE
+  a, b = np.asarray(a), np.asarray(b)
+  u = np.concatenate([(a - a.mean()) / len(a), (b.mean() - b) / len(b)])
+  se = math.hypot(mean(a).se, mean(b).se)
+  return Estimate(float(a.mean() - b.mean()),
+                  max(se, standard_error(u, [*groups_a, *groups_b])), len(u))
+
+
+def bootstrap(statistic, groups, draws: int = 1000) -> Estimate:
+  """`statistic(index, groups)` of any kind, `index` into the measurements.
+
+  Its error is the larger standard deviation of two: over draws with
+  replacement of measurements and, if G > 3, of groups. Seeded.
+  """
+  groups = np.unique(groups, return_inverse=True)[1]
+  rng, n = np.random.default_rng(0), len(groups)
+  if not n:
+    return NONE
+  members = [np.flatnonzero(groups == g) for g in range(groups.max() + 1)]
+  def measurements():
+    index = rng.integers(n, size=n)
+    return statistic(index, groups[index])
+  def whole_groups():  # one drawn twice counts as two
+    drawn = [members[j] for j in rng.integers(len(members), size=len(members))]
+    return statistic(np.concatenate(drawn),
+                     np.repeat(np.arange(len(drawn)), list(map(len, drawn))))
+  ways = [measurements, whole_groups] if len(members) > 3 else [measurements]
+  se = max(float(np.std([way() for _ in range(draws)])) for way in ways)
+  return Estimate(float(statistic(np.arange(n), groups)),
+                  se if n > 1 else math.nan, n)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+  """95% interval of a share, in [0, 1].
+
+    (s + z^2 / 2 ± z sqrt(s (n - s) / n + z^2 / 4)) / (n + z^2)
+  """
+  z = 1.959964
+  mid = successes + z**2 / 2
+  half = z * math.sqrt(successes * (n - successes) / n + z**2 / 4)
+  return max(0., (mid - half) / (n + z**2)), min(1., (mid + half) / (n + z**2))
