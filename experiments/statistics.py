@@ -54,23 +54,24 @@ def mean(d, groups=None) -> Estimate:
   with np.errstate(invalid='ignore'):  # of a metric that went to infinity
     u = d - d[0]  # or the mean of equal numbers could be off by an ulp
     u = (u - u.mean()) / len(d)
-  return Estimate(float(d.mean()), standard_error(u, groups), len(d))
+    return Estimate(float(d.mean()), standard_error(u, groups), len(d))
 
 
-def welch(a, b, groups_a, groups_b) -> Estimate:
-  """mean a - mean b; its error is the larger of Welch's and the clustered.
+def welch(a, b) -> Estimate:
+  """mean a - mean b of two (d, groups), which may share groups.
 
-    sqrt(var a / n_a + var b / n_b), variances with n - 1
+    s.e. = sqrt(var a / n_a + var b / n_b), variances with n - 1
 
-  A group may have measurements on both sides.
+  or that clustered over both sides, if larger.
   """
-  if min(len(a), len(b)) < 2:
+  (x, groups_x), (y, groups_y) = a, b
+  if min(len(x), len(y)) < 2:
     return NONE
-  a, b = np.asarray(a), np.asarray(b)
-  u = np.concatenate([(a - a.mean()) / len(a), (b.mean() - b) / len(b)])
-  se = math.hypot(mean(a).se, mean(b).se)
-  return Estimate(float(a.mean() - b.mean()),
-                  max(se, standard_error(u, [*groups_a, *groups_b])), len(u))
+  u = np.concatenate([(x - x.mean()) / len(x), (y.mean() - y) / len(y)])
+  return Estimate(
+      float(x.mean() - y.mean()),
+      max(math.hypot(mean(x).se, mean(y).se),
+          standard_error(u, [*groups_x, *groups_y])), len(u))
 
 
 def bootstrap(statistic, groups, draws: int = 1000) -> Estimate:
@@ -106,3 +107,14 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
   mid = successes + z**2 / 2
   half = z * math.sqrt(successes * (n - successes) / n + z**2 / 4)
   return max(0., (mid - half) / (n + z**2)), min(1., (mid + half) / (n + z**2))
+
+
+def success_rate(d, groups) -> float:
+  """Median over groups of the share of d_i > 0, percent."""
+  _, index, n = np.unique(groups, return_inverse=True, return_counts=True)
+  return 100 * float(np.median(np.bincount(index, np.asarray(d) > 0) / n))
+
+
+def worst_quartile(d) -> float:
+  """Mean of the lowest quarter, rounded up."""
+  return float(np.mean(np.sort(d)[:math.ceil(len(d) / 4)]))

@@ -7,7 +7,6 @@ As a program it is one process of two:
 import json
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -173,7 +172,7 @@ def test_initialize_refuses():
   train.initialize()  # one process: nothing happens
 
 
-def launch(workdir, *args):
+def launch(workdir):
   """Both processes of a run; their statuses and what they said."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -181,7 +180,7 @@ def launch(workdir, *args):
   environment = os.environ | {
       'XLA_FLAGS': '--xla_force_host_platform_device_count=1'}
   both = [subprocess.Popen(
-      [sys.executable, __file__, str(workdir), str(port), str(i), *args],
+      [sys.executable, __file__, str(workdir), str(port), str(i)],
       env=environment, text=True, stdout=subprocess.PIPE,
       stderr=subprocess.PIPE) for i in range(2)]
   try:
@@ -232,7 +231,7 @@ def test_two_processes(tmp_path):
   assert checkpoint.digest(training) == two.meta['training']
 
 
-def main(workdir, port, process, *how):
+def main(workdir, port, process):
   train.initialize(f'localhost:{port}', 2, int(process))
   written = set()
 
@@ -246,9 +245,6 @@ def main(workdir, port, process, *how):
                     if name.endswith('.part') else name)
   sys.addaudithook(hook)
   interrupted.use_cache()
-  if how and process == '1':
-    interrupted.at_batch(
-        int(how[0]), lambda: os.kill(os.getpid(), signal.SIGTERM))
   metrics = interrupted.run(workdir, **CHANGES | {'mesh.data': -1})
   print(json.dumps(dict(devices=jax.device_count(), metrics=metrics,
                         written=sorted(written - {'checkpoints'}))))

@@ -76,7 +76,7 @@ def at_rename(name, action):
 
 
 def fill_disk(limit, after):
-  """Once the checkpoint `after` is there, no file grows beyond `limit` bytes."""
+  """When the checkpoint `after` is there, no file grows beyond `limit`."""
   import resource
   import time
   while not after.exists():  # it is written meanwhile

@@ -255,7 +255,8 @@ def _verified(load, path) -> Restored:
     raise core.UserError(
         f'Checkpoint {path} is damaged or does not fit this model: '
         f'{_first_line(e)}.') from e
-  return Restored(int(path.name), found.get('model'), found.get('training'), meta)
+  return Restored(int(path.name), found.get('model'), found.get('training'),
+                  meta)
 
 
 def _meta_digest(meta) -> str:

@@ -158,7 +158,7 @@ def resume(run: checkpoint.Run, state: State, stream) -> State:
 
 @contextlib.contextmanager
 def _sigterm():
-  """Yields `asked(step)`: has anyone asked this run, on any process, to stop?"""
+  """Yields `asked(step)`: has this run, on any process, been asked to stop?"""
   if jax.process_count() > 1:  # the processes must agree on the step
     yield multihost_utils.reached_preemption_sync_point
     return

@@ -32,6 +32,7 @@ class Session(NamedTuple):
   predict: Callable  # jitted (params, stats, images) -> logits
   init: Callable[..., State]  # (params, stats) or () -> state on the mesh
   settings: Settings
+  abstract: State  # shapes of what `init` makes
 
 
 def make_session(config, info: data.Info, *, average: bool | None = None,
@@ -63,7 +64,8 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
 
   step = make_step(
       net, config.terms, tx,
-      classification(info, mixup=config.batch.mixup, cutmix=config.batch.cutmix),
+      classification(info, mixup=config.batch.mixup,
+                     cutmix=config.batch.cutmix),
       accumulate=config.train.accumulate,
       compute_dtype=config.train.compute_dtype)
 
@@ -88,7 +90,7 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
       jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
       evaluate.make_predict(net, info,
                             compute_dtype=config.train.compute_dtype),
-      init, make_settings(config.terms, seed=config.seed, decay=ema))
+      init, make_settings(config.terms, seed=config.seed, decay=ema), abstract)
 
 
 def open_stream(config, arrays: data.Arrays, mesh):
@@ -123,7 +125,7 @@ def check(config, info: data.Info, *, name: str = '', **kw) -> Report:
   """
   extra = kw.pop('extra', {})
   session = make_session(config, info, **kw)
-  state = jax.eval_shape(session.init)
+  state = session.abstract
   rows = config.batch.size
   meshes.rows(session.mesh, rows)
   batch = dict(images=jax.ShapeDtypeStruct((rows, *info.input_shape), np.uint8),

@@ -44,7 +44,8 @@ class Writer:
     """Adds a row. Raises UserError where the disk is full."""
     if not self._active:
       return
-    row = dict(step=step, split=split) | {k: float(v) for k, v in values.items()}
+    row = dict(step=step, split=split) | {
+        k: float(v) for k, v in values.items()}
     try:
       with self._path.open('a') as f:
         f.write(json.dumps(row) + '\n')
