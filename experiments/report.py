@@ -107,17 +107,19 @@ def _duration(s: float) -> str:
 
 
 def table(cells: Sequence[Sequence[str]], *, bars: bool = False,
-          right: bool = False) -> str:
+          numbers: bool = False) -> str:
   """Aligned lines, the first the head; with `bars` they are Markdown too.
 
-  `right` aligns all but the first column to the right.
+  `numbers` aligns all but the first column to the right and shows NaN as -.
   """
+  if numbers:
+    cells = [[re.sub(r'\+?\bnan\b', '-', c) for c in line] for line in cells]
   widths = [max(map(len, column)) for column in zip(*cells)]
-  lines = [[c.rjust(w) if right and i else c.ljust(w)
+  lines = [[c.rjust(w) if numbers and i else c.ljust(w)
             for i, (c, w) in enumerate(zip(line, widths))] for line in cells]
   if not bars:
     return '\n'.join('  '.join(line).rstrip() for line in lines)
-  rule = ['-' * (w + 1) + (':' if right and i else '-')
+  rule = ['-' * (w + 1) + (':' if numbers and i else '-')
           for i, w in enumerate(widths)]
   lines = [f'| {" | ".join(line)} |' for line in lines]
   return '\n'.join([lines[0], f'|{"|".join(rule)}|', *lines[1:]])

@@ -38,12 +38,12 @@ def standard_error(u, groups=None) -> float:
   u, n = np.asarray(u), len(u)
   if n < 2:
     return math.nan
-  se = math.sqrt(n / (n - 1) * np.sum(u**2))
-  if groups is None:
-    return se
-  sums = np.bincount(np.unique(groups, return_inverse=True)[1], weights=u)
+  index = np.unique(range(n) if groups is None else groups,
+                    return_inverse=True)[1]
+  sums = np.bincount(index, weights=u)
   g = len(sums)
-  return max(se, math.sqrt(g / (g - 1) * np.sum(sums**2)) if g > 3 else 0.)
+  return max(math.sqrt(n / (n - 1) * np.sum(u**2)),
+             math.sqrt(g / (g - 1) * np.sum(sums**2)) if g > 3 else 0.)
 
 
 def mean(d, groups=None) -> Estimate:

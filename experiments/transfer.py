@@ -3,8 +3,8 @@
 A step hangs on its teacher through target logits alone and on its method
 through weights alone, so all runs of one student are one compiled program.
 """
-import copy
 import csv
+import dataclasses
 import io
 import json
 from typing import NamedTuple
@@ -21,8 +21,9 @@ from kt_jax import merge
 from kt_jax import scores
 from kt_jax import train
 from experiments import pretrain
+from experiments import transfer_pool
 from experiments import transfer_report
-
+from experiments.transfer_pool import right
 
 # Columns of pairs.csv: accuracies and rho are shares of `count` test examples,
 # delta is in points, gain and loss are rho of the student after against before.
@@ -31,14 +32,6 @@ PAIRS = ('seed', 'method', 'student', 'teacher', 'count', 'student_accuracy',
          'rho_negative', 'gain', 'loss', 'transfer_rate')
 MULTI = ('seed', 'student', 'mode', 'teachers', 'accuracy_before', 'accuracy',
          'delta')
-
-
-class Member(NamedTuple):
-  """A model of the pool."""
-  trained: train.Trained
-  predict: object  # jitted (params, stats, images) -> logits
-  test: np.ndarray  # [N, K] logits before any transfer
-  validation: float  # accuracy on what was held out of the transfer data
 
 
 class Arm(NamedTuple):
@@ -51,10 +44,10 @@ def check(config):
   _check_names(config)
   info = data.abstract(config.data)
   reports = []
-  for name, member in _members(config).items():
+  for name, member in transfer_pool.members(config).items():
     if isinstance(member, str):
       trained = train.load_trained(member)
-      _check_fits(name, trained.info, info, config)
+      transfer_pool.check_fits(name, trained.info, info, config)
       continue
     reports += [r._replace(name=f'pretrain {name}')
                 for r in pretrain.check(member)]
@@ -77,7 +70,13 @@ def run(config, workdir):
   if done:
     return done['metrics']
   splits = data.load(config.data)
-  pool = _load_pool(config, splits)
+  pool = transfer_pool.load(config, splits)
+  card = dict(
+      kind='transfer', status='running', data=dataclasses.asdict(splits.info),
+      parents=[dict(name=n, source=m.trained.source, digest=m.trained.digest)
+               for n, m in pool.items()],
+      code=checkpoint.code_version())
+  _same_parents(workdir / 'card.json', card)
   (workdir / 'parts').mkdir(exist_ok=True)
 
   pairs, multi = [], []
@@ -98,12 +97,23 @@ def run(config, workdir):
   metrics = {}
   if jax.process_index() == 0:
     metrics = dict(table=transfer_report.write(workdir))
-  checkpoint.write_json(workdir / 'card.json', dict(
-      kind='transfer', status='finished', metrics=metrics,
-      parents=[dict(name=n, source=m.trained.source, digest=m.trained.digest)
-               for n, m in pool.items()],
-      code=checkpoint.code_version()))
+  checkpoint.write_json(workdir / 'card.json',
+                        card | dict(status='finished', metrics=metrics))
   return metrics
+
+
+def _same_parents(path, card):
+  """Refuses to go on with other models or data than the run began with."""
+  if not path.exists():
+    checkpoint.write_json(path, card)
+    return
+  before = checkpoint.read_json(path)
+  known = lambda c: (c['data']['fingerprint'],
+                     {p['name']: p['digest'] for p in c['parents']})
+  if known(before) != known(card):
+    raise core.UserError(
+        f'{path.parent} was begun with other models or data (see card.json). '
+        'Restore them or name a new --workdir.')
 
 
 class Student:
@@ -171,11 +181,11 @@ class Student:
         best_single=fit(start, chosen[-1:], 'best_single',
                         steps=len(chosen) * self.config.loop.steps))
     labels = self.splits.test.labels
-    before = _right(self.pool[self.name].test, labels)
-    found = {mode: [_right(self.logits(m), labels)]
+    before = right(self.pool[self.name].test, labels)
+    found = {mode: [right(self.logits(m), labels)]
              for mode, m in models.items()}
-    found['single_mean'] = [_right(test[Arm(method, (n,))], labels)
-                            for n in chosen]
+    found['single_mean'] = [
+        right(test[Arm(method, (n,))], labels) for n in chosen]
     return [dict(
         seed=seed, student=self.name, mode=mode, teachers=';'.join(chosen),
         accuracy_before=before / len(labels),
@@ -268,9 +278,10 @@ class Student:
     row = dict(
         seed=seed, method=arm.method, student=self.name,
         teacher=';'.join(arm.teachers), count=n,
-        student_accuracy=_right(before, labels) / n, teacher_accuracy=np.nan,
-        accuracy=_right(after, labels) / n,
-        delta=100 * (_right(after, labels) - _right(before, labels)) / n,
+        student_accuracy=right(before, labels) / n,
+        teacher_accuracy=np.nan,
+        accuracy=right(after, labels) / n,
+        delta=100 * (right(after, labels) - right(before, labels)) / n,
         rho_positive=np.nan, rho_negative=np.nan,
         gain=exact(scores.knowledge_gain(before, after, labels)),
         loss=exact(scores.knowledge_loss(before, after, labels)),
@@ -278,7 +289,7 @@ class Student:
     if arm.teachers:
       teacher = self.pool[arm.teachers[0]].test
       row |= dict(
-          teacher_accuracy=_right(teacher, labels) / n,
+          teacher_accuracy=right(teacher, labels) / n,
           rho_positive=exact(scores.rho_positive(before, teacher, labels)),
           rho_negative=exact(scores.rho_negative(before, teacher, labels)),
           transfer_rate=float(
@@ -286,65 +297,9 @@ class Student:
     return row
 
 
-def _right(logits, labels) -> int:
-  """How many are right."""
-  return int((logits.argmax(-1) == labels).sum())
-
-
 def _width(config) -> int:
   """Most teachers of one run."""
   return max(1, config.multi.teachers if config.multi.method else 1)
-
-
-def _members(config):
-  """Name -> checkpoint directory, or the config that trains the member."""
-  found = {}
-  for name, changes in config.pool.items():
-    changes = changes.to_dict()
-    if changes.get('checkpoint'):
-      found[name] = changes['checkpoint']
-      continue
-    member = copy.deepcopy(config.pretrain).unlock()
-    _refuse_unknown(changes, member, f'config.pool.{name}')
-    if 'model' in changes:  # not merged: settings of another model do not fit
-      member.model = dict(kw={}) | changes.pop('model')
-    member.update(changes)
-    found[name] = member
-  return found
-
-
-def _refuse_unknown(changes, known, where):
-  """Names a key of `changes` that a config does not have."""
-  for key, value in changes.items():
-    if key not in known:
-      raise core.UserError(core.nearest(f'key ({where})', key, known))
-    if isinstance(value, dict) and key not in ('kw', 'augment', 'terms'):
-      _refuse_unknown(value, known[key], f'{where}.{key}')
-
-
-def _load_pool(config, splits):
-  """Name -> Member; trains what is neither given nor in the cache."""
-  folder = config.pool_dir or data.cache_dir() / 'pool'
-  pool = {}
-  for name, member in _members(config).items():
-    if not isinstance(member, str):
-      plain = json.loads(member.to_json())
-      home = f'{folder}/{name}-{checkpoint.config_hash(plain)}'
-      pretrain.run(member, home)
-      member = home
-    trained = train.load_trained(member)
-    _check_fits(name, trained.info, splits.info, config)
-    predict = train.make_predict(trained.net, trained.info,
-                                 compute_dtype=config.train.compute_dtype)
-    logits = lambda arrays: train.predict_all(
-        predict, trained.params, trained.stats, arrays,
-        batch_size=config.eval_batch_size)
-    held_out = splits.validation
-    pool[name] = Member(
-        trained, predict, logits(splits.test),
-        _right(logits(held_out), held_out.labels) / len(held_out)
-        if len(held_out) else 0.0)
-  return pool
 
 
 def _check_names(config):
@@ -365,15 +320,6 @@ def _check_names(config):
     raise core.UserError(
         f'config.multi.teachers must be from 1 to {len(config.pool) - 1} (the '
         f'pool less the student), got {multi.teachers}.')
-
-
-def _check_fits(name, have, want, config):
-  for field in ('classes', 'input_shape'):
-    if getattr(have, field) != getattr(want, field):
-      raise core.UserError(
-          f'config.pool.{name} has {field} {getattr(have, field)}, data '
-          f'{config.data.name!r} {getattr(want, field)}.'
-          + (' Set data.size.' if field == 'input_shape' else ''))
 
 
 def _write_csv(path, columns, rows):

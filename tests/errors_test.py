@@ -1,6 +1,6 @@
 """Bad input through the one command: one clear line and exit status 2.
 
-What single functions refuse stands in their own tests; here is what a user sees.
+What functions refuse stands in their own tests; here is what a user sees.
 """
 import json
 import pathlib

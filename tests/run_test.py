@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -448,12 +449,16 @@ def test_seeds_need_a_seed(launch, tmp_path):
 @pytest.mark.parametrize('a, b, verdict', [
     ([1, 1, 1], [2, 2, 2], 'holds'), ([2, 2, 2], [1, 1, 1], 'fails'),
     ([1, 1, 1], [1, 1, 1], 'undecided'), ([1, 1, 1], [2, 0, 3], 'undecided'),
-    ([1, 1], [2, 2], 'n<3'), ([1, 1, 1], [2, 2, math.nan], 'undecided')])
+    ([1, 1], [2, 2], 'n<3'), ([1, 1, 1], [2, 2, math.nan], 'undecided'),
+    ([1, 1, 1], [2, 2, math.inf], 'undecided')])
 def test_verdicts(a, b, verdict):
   found = {('a', i): dict(accuracy=x) for i, x in enumerate(a)}
   found |= {('b', i): dict(accuracy=x) for i, x in enumerate(b)}
   _, row = report.compare(found, 'a')
   assert row.verdict == verdict
+  np.testing.assert_equal(row.mean, np.mean(b))
+  if all(map(math.isfinite, b)):
+    assert row.sd == pytest.approx(np.std(b, ddof=1))
 
 
 def test_differences_are_paired_by_the_seeds_of_both():

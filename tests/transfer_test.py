@@ -1,4 +1,4 @@
-"""The transfer protocol: one program for all runs, cached pools, exact resume."""
+"""The transfer protocol: one program, a cached pool, exact resume."""
 import shutil
 
 import jax
@@ -7,6 +7,7 @@ import pytest
 
 from configs import common
 from experiments import transfer
+from experiments import transfer_pool
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
@@ -82,7 +83,7 @@ def _only_transfer(fit, never):
 def student(ran):
   config, _ = ran
   splits = data.load(config.data)
-  pool = transfer._load_pool(config, splits)
+  pool = transfer_pool.load(config, splits)
   return transfer.Student(config, pool, 'mlp16', splits)
 
 
@@ -140,7 +141,7 @@ def test_checkpoints_within_a_run(ran, tmp_path):
   config = config.copy_and_resolve_references()
   config.loop.save_every = 2
   splits = data.load(config.data)
-  pool = transfer._load_pool(config, splits)
+  pool = transfer_pool.load(config, splits)
   student = transfer.Student(config, pool, 'mlp8', splits)
   arms = [transfer.Arm('dp', ('mlp16',)), transfer.Arm('xe_kl_mcl', ('mlp32',))]
   fit = lambda home: student.fit(start_of(student), arms, 0, home, 'part')
@@ -166,4 +167,4 @@ def test_refuses_models_that_do_not_fit(ran):
   config.data.size = 16
   splits = data.load(config.data)
   with pytest.raises(core.UserError, match='input_shape'):
-    transfer._load_pool(config, splits)
+    transfer_pool.load(config, splits)

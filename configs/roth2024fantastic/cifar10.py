@@ -1,7 +1,7 @@
 r"""General knowledge transfer between six families on CIFAR-10.
 
-  python -m experiments.run --config configs/roth2024fantastic/cifar10.py:small \
-      --workdir runs/cifar10
+  python -m experiments.run \
+      --config configs/roth2024fantastic/cifar10.py:small --workdir runs/cifar10
 
 Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist), on ImageNet.
 """

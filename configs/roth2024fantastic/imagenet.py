@@ -4,8 +4,8 @@ Download the checkpoints that `CHECKPOINTS` names from the Hugging Face hub
 (config.json, preprocessor_config.json, model.safetensors) into a folder each,
 prepare imagenet2012 with tensorflow-datasets, then
 
-  python -m experiments.run --config configs/roth2024fantastic/imagenet.py:paper \
-      --workdir gs://BUCKET/fantastic --config.data.data_dir=gs://BUCKET/tfds
+  python -m experiments.run \
+      --config configs/roth2024fantastic/imagenet.py:paper --workdir gs://BUCKET/fantastic --config.data.data_dir=gs://BUCKET/tfds
 
 Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist); rho_positive about 2 %
 or more for every pair. Here: not run, there are no checkpoints offline.

@@ -1,4 +1,4 @@
-"""What every layer may import: reductions, calls and look-ups by name, trees."""
+"""What every layer may import: reductions, names, trees."""
 from kt_jax.core.bind import bind as bind
 from kt_jax.core.check import check_logits as check_logits
 from kt_jax.core.names import nearest as nearest

@@ -56,7 +56,8 @@ def cached(key: str, shape: tuple[int, int, int, int],
       if decoded is not None:
         return decoded
       if final.exists():
-        logging.getLogger('kt_jax').warning('%s is damaged; decoding again.', final)
+        logging.getLogger('kt_jax').warning(
+            '%s is damaged; decoding again.', final)
         shutil.rmtree(final)
       if alone:  # what a killed process has left
         for stale in root.glob(f'.{key}.part-*'):

@@ -37,7 +37,7 @@ def make_schedule(optimizer, steps: int):
 def make_optimizer(optimizer, steps: int) -> optax.GradientTransformation:
   """Clipping, L2 weight decay and the optimiser of `config.optimizer`.
 
-  `weight_decay` is added to the gradient before momentum, as PyTorch's SGD does;
+  `weight_decay` is added to the gradient before momentum, as in PyTorch's SGD;
   the decoupled decay of adamw is a setting of its own (`kw.weight_decay`).
   """
   make = core.resolve(optax, optimizer['name'], 'optax optimizer',
