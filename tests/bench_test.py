@@ -11,6 +11,8 @@ if str(ROOT) not in sys.path:
   sys.path.insert(0, str(ROOT))
 
 from experiments import bench
+from experiments import bench_loop
+from experiments import bench_startup
 from experiments import config as configs
 from kt_jax import core
 
@@ -30,12 +32,12 @@ def numbers(tree):
 
 def test_startup_says_where_the_time_went(tmp_path):
   found = bench.run(tiny('startup'), tmp_path)
-  for stage in (*bench.STAGES, 'total', 'load average'):
+  for stage in (*bench_startup.STAGES, 'total', 'load average'):
     assert stage in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['digits']
   for kind in ('cold', 'warm'):
     for launch in raw[kind]:
-      assert set(launch) == {*bench.STAGES, 'total'}
+      assert set(launch) == {*bench_startup.STAGES, 'total'}
       assert all(map(math.isfinite, launch.values()))
       assert all(launch[s] > 0 for s in ('imports', 'check', 'trace', 'compile',
                                          'first step', 'total'))
@@ -49,10 +51,10 @@ def test_startup_says_where_the_time_went(tmp_path):
 def test_loop_measures_every_line(tmp_path):
   config = tiny('loop')
   found = bench.run(config, tmp_path)
-  for line in (*bench.ARMS.values(), 'stream alone, 1 threads', 'checkpoint'):
+  for line in (*bench_loop.ARMS.values(), 'stream alone, 1 threads', 'checkpoint'):
     assert line in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['digits']
-  assert set(raw['ms_a_step']) == set(bench.ARMS)
+  assert set(raw['ms_a_step']) == set(bench_loop.ARMS)
   for values in [*raw['ms_a_step'].values(), *raw['images_a_second'].values()]:
     assert len(values) == config.repeats
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
@@ -69,7 +71,7 @@ def test_check_names_the_workloads_and_refuses_other_measures():
 
 
 def test_a_moment_counts_once():
-  line = bench.Timeline()
+  line = bench_startup.Timeline()
   for name, begin, end in [('trace', 2, 3), ('trace', 1, 4), ('compile', 4, 6),
                            ('first step', 1, 7), ('trace', 8, 9),
                            ('later imports', 9, 10), ('check', 8, 11)]:

@@ -29,10 +29,10 @@ def get_config(variant: str = 'small'):
   c.pool = dict(
       mlp=model('mlp', width=64, depth=2),
       convnet=model('convnet', widths=(8, 16, 16)),
-      resnet=model('resnet8', widths=(8, 16, 16)),
+      resnet=model('resnet8', widths=(4, 8, 16)),
       vgg=model('vgg8', widths=(8, 16, 16, 16, 16),
                 pools=(True, True, False, False, False)),
-      vit=model('vit_tiny', patch=4, depth=2, width=48, heads=3) | dict(
+      vit=model('vit_tiny', patch=4, depth=1, width=48, heads=3) | dict(
           optimizer=dict(learning_rate=3e-3), loop=dict(steps=600)),
       mixer=model('mixer_small', patch=4, depth=2, width=32))
 

@@ -4,7 +4,6 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-from jax import numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
