@@ -28,7 +28,7 @@ def run(config, workdir):
             _load(fresh.stats, trained.stats, init.load, trained.source))
 
   return pretrain.run(
-      config, workdir, start=start, trainable=init.train,
+      config, workdir, start=start, inputs=trained.info, trainable=init.train,
       parents=[dict(source=trained.source, digest=trained.digest)])
 
 

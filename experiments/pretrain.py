@@ -16,13 +16,16 @@ def check(config):
   return [train.check(config, data.abstract(config.data))]
 
 
-def run(config, workdir, *, start=None, trainable='', parents=()):
+def run(config, workdir, *, start=None, inputs=None, trainable='',
+        parents=()):
   """Trains, or resumes, or returns at once what a finished run found.
 
   Args:
     config: `configs.common.supervised()` and the like.
     workdir: of the run.
     start: `Session -> (params, stats)` to start from; None: fresh ones.
+    inputs: `data.Info` whose mean and std the inputs are normalised by; None:
+      those of the data.
     trainable: regex on paths of what is trained; '' everything.
     parents: cards of the checkpoints it starts from.
 
@@ -36,6 +39,9 @@ def run(config, workdir, *, start=None, trainable='', parents=()):
   if done:
     return done['metrics']
   splits = data.load(config.data)
+  if inputs and not config.data.mean:
+    splits = splits._replace(info=dataclasses.replace(
+        splits.info, mean=inputs.mean, std=inputs.std))
   session = train.make_session(config, splits.info, trainable=trainable)
   stream = train.open_stream(config, splits.train, session.mesh)
   held_out = len(splits.validation.labels) > 0

@@ -70,19 +70,18 @@ def quiet():
 def use_compilation_cache():
   """Keeps compiled programs in the user's cache folder, a start being slow."""
   import jax
+  from kt_jax import data
   if os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     return
   with contextlib.suppress(OSError):  # not writable: compile each time
-    home = os.environ.get('KT_JAX_CACHE') or os.path.join(
-        os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'),
-        'kt_jax')
     # A home folder may serve machines of several kinds; programs for the CPU
     # are for one. JAX's own key does not hold the kind.
     kind = ''
     with contextlib.suppress(OSError):
       kind = re.search(r'flags.*|Features.*|$',
                        pathlib.Path('/proc/cpuinfo').read_text())[0]
-    folder = os.path.join(home, 'xla', f'{zlib.crc32(kind.encode()):08x}')
+    folder = os.path.join(data.cache_dir(), 'xla',
+                          f'{zlib.crc32(kind.encode()):08x}')
     os.makedirs(folder, exist_ok=True)
     if os.access(folder, os.W_OK):
       jax.config.update('jax_compilation_cache_dir', folder)

@@ -3,6 +3,8 @@ import copy
 import json
 from typing import NamedTuple
 
+from etils import epath
+import jax
 import numpy as np
 
 import kt_jax
@@ -47,20 +49,19 @@ def _refuse_unknown(changes, known, where):
       _refuse_unknown(value, known[key], f'{where}.{key}')
 
 
-def load(config, splits):
+def load(config, splits, workdir):
   """Name -> Member; trains what is neither given nor in the cache."""
-  folder = config.pool_dir or data.cache_dir() / 'pool'
+  folder = epath.Path(config.pool_dir or (
+      data.cache_dir() / 'pool' if jax.process_count() == 1
+      else workdir / 'pool'))  # which all processes see
   pool = {}
   for name, member in members(config).items():
     if not isinstance(member, str):
-      plain = json.loads(member.to_json()) | {'kt_jax': kt_jax.__version__}
-      home = f'{folder}/{name}-{checkpoint.config_hash(plain)}'
-      pretrain.run(member, home)
-      member = home
+      member = _train(name, member, folder)
     trained = train.load_trained(member)
     check_fits(name, trained.info, splits.info, config)
     predict = train.make_predict(trained.net, trained.info,
-                                 compute_dtype=config.train.compute_dtype)
+                                 compute_dtype=config.compute_dtype)
     logits = lambda arrays: train.predict_all(
         predict, trained.params, trained.stats, arrays,
         batch_size=config.eval_batch_size)
@@ -70,6 +71,21 @@ def load(config, splits):
         right(logits(held_out), held_out.labels) / len(held_out)
         if len(held_out) else 0.0)
   return pool
+
+
+def _train(name, config, folder):
+  """The workdir of a member; its name says config, data and version."""
+  content = json.loads(config.to_json()) | dict(
+      kt_jax=kt_jax.__version__,
+      fingerprint=data.load(config.data).info.fingerprint)
+  home = folder / f'{name}-{checkpoint.config_hash(content)}'
+  if jax.process_count() > 1:
+    pretrain.run(config, home)
+    return home
+  folder.mkdir(parents=True, exist_ok=True)
+  with data.lock(folder / f'.{home.name}.lock'):  # another run may train it now
+    pretrain.run(config, home)
+  return home
 
 
 def check_fits(name, have, want, config):
@@ -82,5 +98,6 @@ def check_fits(name, have, want, config):
 
 
 def right(logits, labels) -> int:
-  """How many are right."""
-  return int((logits.argmax(-1) == labels).sum())
+  """How many are right; what is NaN is not."""
+  defined = ~np.isnan(logits).any(-1)
+  return int((defined & (logits.argmax(-1) == labels)).sum())

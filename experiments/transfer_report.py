@@ -67,7 +67,7 @@ def write(workdir, *, control='self', baseline='kl', rival='xe_kl_mcl',
 
   ran = (f'{len(gaps)} pairs of {len(models)} models (test accuracy '
          f'{min(models.values()):.1f} to {max(models.values()):.1f}%), '
-         f'seeds: {len({seed for seed, *_ in before})}')
+         f'seeds of the transfer: {len({seed for seed, *_ in before})}')
   know = _knowledge(rows, rho)
   matrix = [['student \\ teacher, %', 'accuracy', *models]] + [
       [s, f'{a:.2f}', *(f'{rho.get((s, t), math.nan):.2f}' for t in models)]
@@ -257,8 +257,8 @@ _CLAIM_NOTE = """\
 Paired over the seeds that both have. A claim holds if the difference exceeds
 two standard errors, fails if it does so the other way, else it is undecided.
 Errors of success rate, share and worst quartile are bootstrapped. Pairs also
-share teachers, which no error here sees. With {n} tests at two errors, about
-one in twenty would decide by chance."""
+share teachers, and seeds the pool, which no error here sees. With {n} tests at
+two errors of few students, about one in ten would decide by chance."""
 _MULTI_NOTE = 'Means over n students; the last two columns are paired by them.'
 
 

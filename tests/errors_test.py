@@ -169,6 +169,7 @@ def test_imported_weights(spoil, tmp_path, capsys):
     ([*TRANSFER, '--config.pool.mlp.lop.steps=3'], "'loop'"),
     ([*TRANSFER, '--config.pool.mlp.checkpoint=/nowhere'], '/nowhere'),
     ([*TRANSFER, '--config.methods.kl.weights.dpp=1'], "'dp'"),
+    ([*TRANSFER, '--config.batch.mixup=1'], 'mixup'),
     ([*TRANSFER, '--config.multi.method=dpp'], "'dp'"),
     ([*TRANSFER, '--config.multi.teachers=9'], 'from 1 to 2'),
 ], ids=lambda x: x[-1] if isinstance(x, list) else '')

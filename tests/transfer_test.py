@@ -1,4 +1,5 @@
 """The transfer protocol: one program, a cached pool, exact resume."""
+import csv
 import shutil
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 from configs import common
 from experiments import transfer
 from experiments import transfer_pool
+from experiments import transfer_student
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
@@ -30,10 +32,11 @@ def tiny(pool_dir):
   p.mesh.data = 1
   c.pool = {f'mlp{w}': dict(model=dict(name='mlp', kw=dict(width=w, depth=1)))
             for w in (8, 16, 32)}
-  common.fantastic(c, steps=6, averagings=3)
+  common.fantastic(c, steps=6)
   c.multi.teachers = 2
   c.optimizer.learning_rate = 0.05
   c.seeds = (0, 1)
+  c.save = ('dp',)
   return c
 
 
@@ -80,54 +83,51 @@ def _only_transfer(fit, never):
 
 
 @pytest.fixture(scope='module')
-def student(ran):
+def student(ran, tmp_path_factory):
   config, _ = ran
   splits = data.load(config.data)
-  pool = transfer_pool.load(config, splits)
-  return transfer.Student(config, pool, 'mlp16', splits)
+  pool = transfer_pool.load(config, splits, None)
+  return transfer_student.Student(
+      config, pool, 'mlp16', splits, tmp_path_factory.mktemp('student'))
 
 
-def start_of(student):
-  trained = student.pool[student.name].trained
-  return trained.params, trained.stats
-
-
-def test_one_program_for_all_runs_of_a_student(student, tmp_path):
-  student.run(0, tmp_path)
+def test_one_program_for_all_runs_of_a_student(student):
+  student.run(0)
   assert student.arm_step._cache_size() == 1
-  student.run(1, tmp_path)
+  student.run(1)
   assert student.arm_step._cache_size() == 1
 
 
-def test_side_by_side_is_one_by_one(student, tmp_path):
-  arms = [transfer.Arm('dp', ('mlp8',)), transfer.Arm('xe_kl_mcl', ('mlp32',)),
-          transfer.Arm('self', ()), transfer.Arm('dp', ('mlp8', 'mlp32'))]
-  fit = lambda arms: student.fit(start_of(student), arms, 0, tmp_path, '')
+def test_side_by_side_is_one_by_one(student):
+  arms = [transfer_student.Arm('dp', ('mlp8',)), transfer_student.Arm('xe_kl_mcl', ('mlp32',)),
+          transfer_student.Arm('self', ()), transfer_student.Arm('dp', ('mlp8', 'mlp32'))]
+  fit = lambda arms: student.fit(student.start, arms, 0, '')
   together = fit(arms)
   for arm in arms:
     jax.tree.map(np.testing.assert_array_equal, together[arm],
                  fit([arm])[arm])
 
 
-def test_vmapped_is_the_loop(student, tmp_path):
+def test_vmapped_is_the_loop(student):
   config = student.config.copy_and_resolve_references()
   config.vmap = True
-  vmapped = transfer.Student(config, student.pool, student.name, student.splits)
-  arms = [transfer.Arm('dp', ('mlp8',)), transfer.Arm('kl', ('mlp32',)),
-          transfer.Arm('xe', ()), transfer.Arm('dp', ('mlp8', 'mlp32'))]
-  one, other = (s.fit(start_of(student), arms, 0, tmp_path, '')
+  vmapped = transfer_student.Student(
+      config, student.pool, student.name, student.splits, student.workdir)
+  arms = [transfer_student.Arm('dp', ('mlp8',)), transfer_student.Arm('kl', ('mlp32',)),
+          transfer_student.Arm('xe', ()), transfer_student.Arm('dp', ('mlp8', 'mlp32'))]
+  one, other = (s.fit(s.start, arms, 0, '')
                 for s in (student, vmapped))
   for arm in arms:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(
         a, b, rtol=1e-4, atol=1e-6), one[arm], other[arm])
 
 
-def test_methods_are_what_they_are_called(student, tmp_path):
+def test_methods_are_what_they_are_called(student):
   """A teacher that is the student: nothing to learn from it but itself."""
-  fit = lambda arms: student.fit(start_of(student), arms, 0, tmp_path, '')
-  found = fit([transfer.Arm('self', ()), transfer.Arm('dp', ('mlp8',)),
-               transfer.Arm('xe', ())])
-  before = start_of(student)[0]
+  fit = lambda arms: student.fit(student.start, arms, 0, '')
+  found = fit([transfer_student.Arm('self', ()), transfer_student.Arm('dp', ('mlp8',)),
+               transfer_student.Arm('xe', ())])
+  before = student.start[0]
   moved = {arm.method: max(np.abs(after[0][n] - before[n]).max()
                            for n in before) for arm, after in found.items()}
   # The gradient of KL(p || p) is 0; what moves the weights is their decay, 0.
@@ -141,11 +141,11 @@ def test_checkpoints_within_a_run(ran, tmp_path):
   config = config.copy_and_resolve_references()
   config.loop.save_every = 2
   splits = data.load(config.data)
-  pool = transfer_pool.load(config, splits)
-  student = transfer.Student(config, pool, 'mlp8', splits)
-  arms = [transfer.Arm('dp', ('mlp16',)), transfer.Arm('xe_kl_mcl', ('mlp32',))]
-  fit = lambda home: student.fit(start_of(student), arms, 0, home, 'part')
-  whole = fit(tmp_path / 'whole')
+  pool = transfer_pool.load(config, splits, None)
+  student = transfer_student.Student(config, pool, 'mlp8', splits, tmp_path)
+  arms = [transfer_student.Arm('dp', ('mlp16',)), transfer_student.Arm('xe_kl_mcl', ('mlp32',))]
+  fit = lambda label: student.fit(student.start, arms, 0, label)
+  whole = fit('whole')
   real, calls = student.arm_step, []
   def stops(*args):
     calls.append(1)
@@ -154,9 +154,9 @@ def test_checkpoints_within_a_run(ran, tmp_path):
     return real(*args)
   student.arm_step = stops
   with pytest.raises(KeyboardInterrupt):
-    fit(tmp_path / 'cut')
+    fit('cut')
   student.arm_step = real
-  again = fit(tmp_path / 'cut')
+  again = fit('cut')
   for arm in arms:
     jax.tree.map(np.testing.assert_array_equal, whole[arm], again[arm])
 
@@ -167,4 +167,53 @@ def test_refuses_models_that_do_not_fit(ran):
   config.data.size = 16
   splits = data.load(config.data)
   with pytest.raises(core.UserError, match='input_shape'):
-    transfer_pool.load(config, splits)
+    transfer_pool.load(config, splits, None)
+
+
+def test_saved_students_are_runs(ran):
+  """They load, know their parents, and score as pairs.csv says."""
+  config, workdir = ran
+  rows = list(csv.DictReader(open(workdir / 'pairs.csv')))
+  splits = data.load(config.data)
+  row = next(r for r in rows if r['method'] == 'dp' and r['seed'] == '1')
+  name = f'{row["student"]}-dp-{row["teacher"]}-1'
+  found = train.load_trained(workdir / 'students' / name)
+  predict = train.make_predict(found.net, found.info)
+  logits = train.predict_all(predict, found.params, found.stats, splits.test,
+                             batch_size=50)
+  assert float(row['accuracy']) == (
+      logits.argmax(-1) == splits.test.labels).mean()
+  assert not list((workdir / 'runs').glob('*')) if (
+      workdir / 'runs').exists() else True
+
+
+@pytest.mark.parametrize('change, says', [
+    (lambda c: c.multi.update(method='self'), 'several teachers'),
+    (lambda c: c.multi.update(method='kl'), 'several teachers'),
+    (lambda c: c.data.update(validation=0.0), 'validation'),
+    (lambda c: c.optimizer.schedule.update(name='cosine_decay_schedule'),
+     'schedule'),
+    (lambda c: c.update(save=('dpp',)), "'dp'"),
+    (lambda c: c.terms.dp.update(rename=dict(teacher_logits='teachers')),
+     'teachers_logits'),
+    (lambda c: c.terms.kl.update(loss='kdd'), "'kd'")])
+def test_check_refuses(change, says, tmp_path):
+  config = tiny(tmp_path)
+  with config.unlocked():
+    change(config)
+  with pytest.raises(core.UserError, match=says):
+    transfer.check(config)
+
+
+def test_check_traces_imported_members(ran, tmp_path):
+  """A pool of checkpoints alone is checked as one that is trained."""
+  config, workdir = ran
+  config = config.copy_and_resolve_references()
+  students = sorted((workdir / 'students').iterdir())[:3]
+  with config.unlocked():
+    config.save = ()
+    config.pool = {f'm{i}': dict(checkpoint=str(p))
+                   for i, p in enumerate(students)}
+  found = transfer.check(config)
+  assert [r.name for r in found] == [f'transfer to m{i}' for i in range(3)]
+  assert all(r.step_flops > 0 for r in found)

@@ -108,11 +108,13 @@ def code_version() -> dict[str, str]:
                'numpy'):
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found[name] = importlib.metadata.version(name)
-  git = subprocess.run(
-      ['git', '-C', str(pathlib.Path(__file__).parent), 'describe', '--always',
-       '--dirty', '--abbrev=12'], capture_output=True, text=True, check=False)
-  if git.returncode == 0:
-    found['commit'] = git.stdout.strip()
+  with contextlib.suppress(OSError):  # no git on this machine
+    git = subprocess.run(
+        ['git', '-C', str(pathlib.Path(__file__).parent), 'describe',
+         '--always', '--dirty', '--abbrev=12'], capture_output=True, text=True,
+        check=False)
+    if git.returncode == 0:
+      found['commit'] = git.stdout.strip()
   return found
 
 

@@ -22,6 +22,7 @@ from kt_jax.data.arrays import Splits as Splits
 from kt_jax.data.arrays import stratified as stratified
 from kt_jax.data.augment import parse as parse_augment
 from kt_jax.data.cache import cache_dir as cache_dir
+from kt_jax.data.cache import lock as lock
 from kt_jax.data.load import abstract as abstract
 from kt_jax.data.load import DEFAULTS as DEFAULTS
 from kt_jax.data.load import load as load

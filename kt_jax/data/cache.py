@@ -51,7 +51,7 @@ def cached(key: str, shape: tuple[int, int, int, int],
     return decoded
   try:
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f'.{key}.lock') as alone:
+    with lock(root / f'.{key}.lock') as alone:
       decoded = _open(final, shape)  # another process may have been faster
       if decoded is not None:
         return decoded
@@ -117,7 +117,7 @@ def _open(folder: pathlib.Path, shape) -> Decoded | None:
 
 
 @contextlib.contextmanager
-def _lock(path: pathlib.Path):
+def lock(path: pathlib.Path):
   """Holds `path` alone; yields False where files cannot be locked."""
   try:
     import fcntl

@@ -15,6 +15,7 @@ from kt_jax.train.optimizer import make_optimizer as make_optimizer
 from kt_jax.train.optimizer import make_schedule as make_schedule
 from kt_jax.train.plots import curves as curves
 from kt_jax.train.session import check as check
+from kt_jax.train.session import describe as describe
 from kt_jax.train.session import make_session as make_session
 from kt_jax.train.session import open_stream as open_stream
 from kt_jax.train.session import Report as Report

@@ -6,6 +6,7 @@ from jax import numpy as jnp
 from jax.experimental import multihost_utils
 import numpy as np
 
+from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax.train import mesh as meshes
@@ -56,6 +57,8 @@ def classification_metrics(logits, labels, bins: int = 15) -> dict[str, float]:
   largest probability (guo2017calibration, Eq. 3).
   """
   logits = np.asarray(logits, np.float64)
+  if not np.isfinite(logits).all():
+    raise core.UserError('The logits of the model are not finite.')
   log_p = logits - logits.max(-1, keepdims=True)
   log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
   right = logits.argmax(-1) == labels

@@ -111,7 +111,8 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
         if run:
           run.wait()
         print(f'SIGTERM at step {at}: '
-              + ('saved; the same command resumes.' if run else 'not saved.'),
+              + ('saved; the same command resumes.' if run
+                 else 'nothing of this fit is kept.'),
               file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM)
   return state

@@ -65,6 +65,7 @@ def shard_state(mesh: jax.sharding.Mesh, rules: Rules, abstract) -> Any:
   Returns:
     The tree of `NamedSharding`s.
   """
+  used = set()
   def leaf(path, x):
     path = core.path_str(path)
     for pattern, axes in rules:
@@ -76,9 +77,16 @@ def shard_state(mesh: jax.sharding.Mesh, rules: Rules, abstract) -> Any:
             raise core.UserError(
                 f'sharding rule {pattern!r}: a dimension of {path} {x.shape} '
                 f'is not divisible by {axis!r} ({mesh.shape[axis]}).')
+        used.add(pattern)
         return NamedSharding(mesh, PartitionSpec(*axes))
     return NamedSharding(mesh, PartitionSpec())
-  return jax.tree_util.tree_map_with_path(leaf, abstract)
+  found = jax.tree_util.tree_map_with_path(leaf, abstract)
+  for pattern, axes in rules:
+    if pattern not in used:
+      raise core.UserError(
+          f'sharding rule {pattern!r} with {len(axes)} axes matches nothing '
+          'that an earlier rule leaves.')
+  return found
 
 
 def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
@@ -90,7 +98,11 @@ def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
   where = NamedSharding(mesh, PartitionSpec('data'))
   spans = [index[0].indices(batch_size)[:2] for index in
            where.addressable_devices_indices_map((batch_size,)).values()]
-  return slice(min(s for s, _ in spans), max(e for _, e in spans))
+  first, last = min(s for s, _ in spans), max(e for _, e in spans)
+  if sum(e - s for s, e in set(spans)) != last - first:
+    raise core.UserError('The devices of this process hold rows of the batch '
+                         'that are not one slice; order the mesh by process.')
+  return slice(first, last)
 
 
 def putter(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:

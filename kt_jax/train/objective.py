@@ -42,8 +42,12 @@ def make_objective(terms: Mapping[str, Mapping[str, Any]]
   def objective(pool):
     sums = {}
     for name, term in terms.items():
-      seen = dict(pool) | {
-          to: pool[source] for to, source in term.get('rename', {}).items()}
+      rename = dict(term.get('rename', {}))
+      for source in rename.values():
+        if source not in pool:
+          raise core.UserError(core.nearest(
+              f'array (config.terms.{name}.rename)', source, pool))
+      seen = dict(pool) | {to: pool[source] for to, source in rename.items()}
       seen = {k: v if k.startswith('student') else jax.lax.stop_gradient(v)
               for k, v in seen.items()}
       values = core.bind(functions[name], seen, **term.get('kw', {}))

@@ -34,14 +34,13 @@ class Session(NamedTuple):
   abstract: State  # shapes of what `init` makes
 
 
-def make_session(config, info: data.Info, *, average: bool | None = None,
-                 trainable: str = '') -> Session:
+def make_session(config, info: data.Info, *, trainable: str = ''
+                ) -> Session:
   """Resolves the model, losses, optimiser and mesh of a config.
 
   Args:
     config: of a supervised run (`configs/common.py` says every key).
     info: what the model must fit.
-    average: keep a moving average; None: if `config.train.ema` is above 0.
     trainable: regex on parameter paths; what it does not match stays as it
       is. '' trains everything.
 
@@ -59,7 +58,7 @@ def make_session(config, info: data.Info, *, average: bool | None = None,
     names = [n for n, kind in zip(net.names, net.kinds) if kind == 'param']
     tx = _only(tx, trainable, names)
   ema = config.train.ema
-  average = ema > 0 if average is None else average
+  average = ema > 0
 
   step = make_step(
       net, config.terms, tx,
@@ -117,25 +116,29 @@ def check(config, info: data.Info, *, name: str = '', **kw) -> Report:
     config: of a supervised run.
     info: from `data.abstract`.
     name: for the report.
-    **kw: of `make_session`, and `extra`: further arrays of the batch.
+    **kw: of `make_session`.
 
   Raises:
     UserError, ValueError: what is wrong with the config.
   """
-  extra = kw.pop('extra', {})
   session = make_session(config, info, **kw)
   state = session.abstract
   rows = config.batch.size
   meshes.rows(session.mesh, rows)
   batch = dict(images=jax.ShapeDtypeStruct((rows, *info.input_shape), np.uint8),
-               labels=jax.ShapeDtypeStruct((rows,), np.int32)) | extra
-  lowered = session.step.lower(state, batch, session.settings)
+               labels=jax.ShapeDtypeStruct((rows,), np.int32))
+  return describe(name or config.model.name, state, session.step.lower(
+      state, batch, session.settings), config.loop.steps)
+
+
+def describe(name: str, state: State, lowered, steps: int) -> Report:
+  """The `Report` of a traced step, `jax.jit(...).lower(state, ...)`."""
   size = lambda tree: sum(x.size * x.dtype.itemsize
                           for x in jax.tree.leaves(tree))
-  return Report(name or config.model.name,
-                sum(x.size for x in state.params.values()), size(state),
+  return Report(name, sum(x.size for x in jax.tree.leaves(state.params)),
+                size(state),
                 float((lowered.cost_analysis() or {}).get('flops', 0.0)),
-                config.loop.steps, lowered)
+                steps, lowered)
 
 
 def _only(tx, pattern: str, names) -> optax.GradientTransformation:

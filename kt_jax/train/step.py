@@ -13,7 +13,7 @@ from kt_jax import models
 from kt_jax.train import objective as objectives
 
 Arrays = dict[str, jax.Array]
-COMPUTE_DTYPES = 'float32', 'bfloat16', 'float16'
+COMPUTE_DTYPES = 'float32', 'bfloat16'
 
 
 class State(NamedTuple):

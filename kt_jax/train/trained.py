@@ -20,6 +20,11 @@ class Trained(NamedTuple):
   digest: str  # of params and stats
   source: str  # where it came from
 
+  def card(self) -> dict[str, Any]:
+    """What `load_trained` needs of a card to build this model again."""
+    return dict(kind='run', model=self.model,
+                data=dataclasses.asdict(self.info))
+
 
 def load_trained(path, step: int | None = None) -> Trained:
   """Reads the workdir of a run, or a Hugging Face directory.
@@ -70,6 +75,10 @@ def load_trained(path, step: int | None = None) -> Trained:
 
 def _imported(folder) -> Trained:
   found = models.from_pretrained(folder)
+  if found.mean is None or found.std is None:
+    raise core.UserError(
+        f'{folder} does not say mean and std of its inputs: add '
+        'preprocessor_config.json with image_mean and image_std.')
   info = data.Info(
       name='imported', classes=found.classes, input_shape=found.input_shape,
       mean=found.mean, std=found.std, class_names=(), sizes={})
