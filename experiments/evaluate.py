@@ -40,11 +40,5 @@ def _trained(config):
                          '(--config.checkpoint=DIR).')
   trained = train.load_trained(
       config.checkpoint, None if config.step < 0 else config.step)
-  info = data.abstract(config.data)
-  for field in ('classes', 'input_shape'):
-    have, want = getattr(trained.info, field), getattr(info, field)
-    if have != want:
-      raise core.UserError(
-          f'{config.checkpoint} has {field} {have}, data {config.data.name!r} '
-          f'{want}.' + (' Set data.size.' if field == 'input_shape' else ''))
+  train.check_fits(trained.info, data.abstract(config.data), trained.source)
   return trained

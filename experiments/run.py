@@ -34,8 +34,9 @@ EXAMPLES = '''examples:
       --workdir runs/digits          # the same command again resumes
   ... --config.loop.steps=200 --config.model.kw.width=32    # change the config
   ... --check                        # sizes and times; runs and writes nothing
-  ... --seeds 0,1,2 --arm ce --arm kd:terms.kd.weight=1,terms.task.weight=0.5 \\
-      --baseline ce                  # arms x seeds, compared in one table
+  python -m experiments.run --config configs/basic/pretrain.py:small \\
+      --workdir runs/smooth --seeds 0,1,2 --baseline plain --arm plain \\
+      --arm smooth:terms.task.kw.label_smoothing=0.1      # compared in a table
 
 '''
 

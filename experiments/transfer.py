@@ -48,7 +48,7 @@ def check(config):
           input_shape=have.input_shape, **member.model.kw)
       net = models.abstract(build)
       arrays = jax.eval_shape(lambda: models.arrays(net, build()))
-    transfer_pool.check_fits(name, have, info, config)
+    train.check_fits(have, info, f'config.pool.{name}')
     reports.append(transfer_student.describe(config, name, net, have, *arrays))
   return reports
 

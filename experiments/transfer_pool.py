@@ -59,7 +59,7 @@ def load(config, splits, workdir):
     if not isinstance(member, str):
       member = _train(name, member, folder)
     trained = train.load_trained(member)
-    check_fits(name, trained.info, splits.info, config)
+    train.check_fits(trained.info, splits.info, f'config.pool.{name}')
     predict = train.make_predict(trained.net, trained.info,
                                  compute_dtype=config.compute_dtype)
     logits = lambda arrays: train.predict_all(
@@ -86,15 +86,6 @@ def _train(name, config, folder):
   with data.lock(folder / f'.{home.name}.lock'):  # another run may train it now
     pretrain.run(config, home)
   return home
-
-
-def check_fits(name, have, want, config):
-  for field in ('classes', 'input_shape'):
-    if getattr(have, field) != getattr(want, field):
-      raise core.UserError(
-          f'config.pool.{name} has {field} {getattr(have, field)}, data '
-          f'{config.data.name!r} {getattr(want, field)}.'
-          + (' Set data.size.' if field == 'input_shape' else ''))
 
 
 def right(logits, labels) -> int:

@@ -107,7 +107,8 @@ def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
     stats: path -> BatchNorm statistic and the like.
     x: `[B, ...]` inputs.
     train: training mode; statistics then move and dropout drops.
-    key: source of every random stream of the model; each gets its own by path.
+    key: source of every random stream of the model, each with its own by path.
+      None is the same key at every call: give one to train with dropout.
     taps: paths of modules whose outputs are wanted.
 
   Returns:

@@ -26,6 +26,7 @@ from kt_jax.train.step import make_settings as make_settings
 from kt_jax.train.step import make_step as make_step
 from kt_jax.train.step import Settings as Settings
 from kt_jax.train.step import State as State
+from kt_jax.train.trained import check_fits as check_fits
 from kt_jax.train.trained import load_trained as load_trained
 from kt_jax.train.trained import Trained as Trained
 from kt_jax.train.writer import read_metrics as read_metrics

@@ -26,6 +26,16 @@ class Trained(NamedTuple):
                 data=dataclasses.asdict(self.info))
 
 
+def check_fits(have: data.Info, want: data.Info, name: str) -> None:
+  """Refuses the model `name`, made for `have`, on the data `want`."""
+  for field in ('classes', 'input_shape'):
+    if getattr(have, field) != getattr(want, field):
+      raise core.UserError(
+          f'{name} has {field} {getattr(have, field)}, data {want.name!r} '
+          f'{getattr(want, field)}.'
+          + (' Set data.size.' if field == 'input_shape' else ''))
+
+
 def load_trained(path, step: int | None = None) -> Trained:
   """Reads the workdir of a run, or a Hugging Face directory.
 
