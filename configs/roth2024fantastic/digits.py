@@ -41,7 +41,7 @@ def get_config(variant: str = 'small'):
   c.eval_batch_size = 64
   c.optimizer.update(name='sgd', learning_rate=1e-3, weight_decay=1e-4)
   c.optimizer.kw.momentum = 0.9
-  common.fantastic(c, steps=100)
+  common.fantastic(c, steps=75)
   if variant == 'tiny':
     common.tiny_transfer(c, 'mlp', 'convnet', 'mixer')
   elif variant != 'small':
