@@ -254,3 +254,15 @@ def test_relative_workdir_is_resolved(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   found = checkpoint.open_workdir('here', CONFIG)
   assert found == (tmp_path / 'here').resolve()
+
+
+def test_what_the_loop_changes_meanwhile_is_not_written(tmp_path):
+  """Saving goes on in another thread; what it was given must stay."""
+  log = dict(count=1, sums={'loss': 1.0})
+  with checkpoint.Run(tmp_path) as run:
+    for step in range(1, 6):
+      run.save(step, model(step), training(step), log=log)
+      log['count'] += 1
+      log['sums'] = {'loss': float(step)}
+    run.wait()
+    assert run.latest(model(0), training(0)).meta['log']['count'] == 5

@@ -118,6 +118,8 @@ class Run:
       return
     meta = dict(model=digest(model), training=digest(training),
                 data_state=data_state, metrics=dict(metrics or {}), log=log)
+    # A copy: it is written by another thread while the loop goes on.
+    meta = json.loads(json.dumps(meta))
     meta['meta'] = _meta_digest(meta)
     self._note(step, meta)
     self._reporting(lambda: self._manager.save(
