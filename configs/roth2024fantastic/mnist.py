@@ -3,11 +3,12 @@ r"""General knowledge transfer between six families on MNIST.
   python -m experiments.run --config configs/roth2024fantastic/mnist.py:small \
       --workdir runs/mnist
 
-Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist), on ImageNet.
+Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist), on ImageNet. Here: not
+run yet.
 """
 from configs import common
 
-VARIANTS = {'small': '12 min, 2 cores, and once 3 for the pool',
+VARIANTS = {'small': 'not measured; 2 cores',
             'tiny': '30 s, 2 cores, digits'}
 
 
