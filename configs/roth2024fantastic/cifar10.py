@@ -7,8 +7,8 @@ Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist), on ImageNet.
 Here: 60 % against 10 % (holds), worst quartile -0.53 against -5.32 points
 (holds), the gap concentrated at weaker teachers (holds); unsupervised within
 noise; above the self-distillation control by -0.07 +- 0.12 (undecided): at this
-length no method but MCL (+0.11) gains on average. The learning rate was chosen on
-training images held out, of 1e-3 and 3e-3.
+length no method but MCL (+0.11) gains on average. The learning rate was chosen
+on training images held out, of 1e-3 and 3e-3.
 """
 from configs import common
 

@@ -6,8 +6,8 @@ r"""General knowledge transfer between six families on digits (the quickstart).
 Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist), on ImageNet.
 Here: 60 % against 20 % (holds), worst quartile -0.57 against -2.21 points
 (holds), all of the gap at weaker teachers (holds); above the self-distillation
-control by 0.31 +- 0.27 (undecided); unsupervised within noise. XE-KL reaches 70 %,
-and more than DP where the teacher is 3 or more points stronger.
+control by 0.31 +- 0.27 (undecided); unsupervised within noise. XE-KL reaches
+70 %, and more than DP where the teacher is 3 or more points stronger.
 """
 from configs import common
 
