@@ -110,6 +110,8 @@ def transfer() -> config_dict.ConfigDict:
   c.multi = dict(
       method='',  # of several teachers at once or in turn; '' none
       teachers=3)  # how many, the best on validation, ascending
+  c.report = dict(  # methods in the roles of the paper's claims; '' not there
+      reference='', unsupervised='', baseline='', rival='', control='')
   c.save = ()  # methods whose students are kept, in students/
   c.together = 0  # runs of a student that step together; 0 all
   c.vmap = False  # as one program: for accelerators
@@ -155,6 +157,8 @@ def fantastic(c, steps: int) -> None:
   c.methods.self = method(kl=1.0, teachers=False)  # its teacher is itself
   c.methods.xe = method(xe=1.0, teachers=False)
   c.multi.method = 'dp'
+  c.report.update(reference='dp', unsupervised='dp_unsupervised', baseline='kl',
+                  rival='xe_kl_mcl', control='self')
 
 
 def tiny_transfer(c, *pool: str) -> None:

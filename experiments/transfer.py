@@ -90,7 +90,7 @@ def run(config, workdir):
       [row['delta'] for row in pairs if row['method'] == method]))
              for method in config.methods}
   if jax.process_index() == 0:
-    metrics['table'] = transfer_report.write(workdir)
+    metrics['table'] = transfer_report.write(workdir, **config.report)
   checkpoint.write_json(workdir / 'card.json',
                         card | dict(status='finished', metrics=metrics))
   return metrics

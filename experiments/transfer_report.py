@@ -31,8 +31,8 @@ PARTS = {  # of the pairs, by gap; the authors say 'stronger' from 3 points on
 NOISE = ('above', 'within noise', 'below')  # verdicts where nothing is claimed
 
 
-def write(workdir, *, control='self', baseline='kl', rival='xe_kl_mcl',
-          reference='dp', unsupervised='dp_unsupervised') -> str:
+def write(workdir, *, control, baseline, rival, reference, unsupervised
+         ) -> str:
   """Writes `report.md` and its plots beside `pairs.csv`.
 
   Args:
@@ -266,7 +266,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description='Rewrites report.md of a run.')
   parser.add_argument('workdir')
   try:
-    print(write(parser.parse_args().workdir))
+    workdir = parser.parse_args().workdir
+    config = checkpoint.read_json(f'{workdir}/config.json')
+    print(write(workdir, **config['report']))
   except core.UserError as e:
     raise SystemExit(str(e)) from None
 

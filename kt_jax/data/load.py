@@ -33,7 +33,6 @@ DEFAULTS: dict[str, Any] = {
     'test_limit': 0,  # at most so many of test, stratified, first ones; 0: all
     'mean': (),  # per channel on a scale of 0 to 1; empty: those of the set
     'std': (),
-    'augment': {},  # not read here: for `stream`
 }
 
 _PART = re.compile(r'([\w.-]+)(?:\[([^:\]]*):([^:\]]*)\])?')
