@@ -20,13 +20,7 @@ def supervised(experiment: str = 'pretrain') -> config_dict.ConfigDict:
       mixup=0.0, cutmix=0.0)  # alpha of the Beta distribution; 0 off
   c.model = dict(name='mlp', kw=config_dict.ConfigDict())
   c.terms = config_dict.ConfigDict()  # name -> term(); their sum is minimised
-  c.optimizer = dict(
-      name='sgd',  # an optax optimiser
-      learning_rate=0.1,
-      schedule=dict(name='', kw=config_dict.ConfigDict()),  # optax; '' constant
-      weight_decay=0.0,  # L2, added to the gradient
-      clip=0.0,  # global norm; 0 off
-      kw=config_dict.ConfigDict())
+  c.optimizer = optimizer()
   c.loop = dict(steps=100, log_every=50, save_every=0, keep=2)
   c.eval_batch_size = 250
   c.train = dict(
@@ -38,6 +32,18 @@ def supervised(experiment: str = 'pretrain') -> config_dict.ConfigDict:
   return c
 
 
+def optimizer(name: str = 'sgd', learning_rate: float = 0.1, **kw
+             ) -> config_dict.ConfigDict:
+  """An optax optimiser; `kw` are settings of it."""
+  return config_dict.ConfigDict(dict(
+      name=name,
+      learning_rate=learning_rate,
+      schedule=dict(name='', kw=config_dict.ConfigDict()),  # optax; '' constant
+      weight_decay=0.0,  # L2, added to the gradient
+      clip=0.0,  # global norm; 0 off
+      kw=config_dict.ConfigDict(kw)))
+
+
 def data(name: str = 'digits', **kw) -> config_dict.ConfigDict:
   """Keys of a data set."""
   c = config_dict.ConfigDict(dict(
@@ -46,19 +52,43 @@ def data(name: str = 'digits', **kw) -> config_dict.ConfigDict:
       validation=0.1,  # share or number taken from train, class by class
       subset=0.0,  # share or number of train kept, class by class; 0 all
       split_seed=1234,
+      imbalance=0.0,  # first class of train : last one, others between; 0 off
+      label_noise=0.0,  # share of train whose labels are of another class
       test_limit=0,  # 0 all
       data_dir='',  # '' TFDS_DATA_DIR, else TFDS's own default
       size=0,  # resize and centre crop; 0 native
+      pad=0,  # zeros on every side of each image, after that
       mean=(), std=()))  # a channel, images on 0 to 1; () those of the set
   c.update(kw)
   return c
 
 
-def term(loss: str, weight: float = 1.0, warmup: int = 0, rename=None,
-         **kw) -> config_dict.ConfigDict:
-  """One loss of the sum: `weight * loss(**kw)`, linear warm-up over steps."""
+def term(loss: str, weight: float = 1.0, warmup: int = 0, rename=None, *,
+         learner: str = 'student', teacher: str = '', taps=(), teacher_taps=(),
+         module: str = '', trains=(), each: str = '', **kw
+        ) -> config_dict.ConfigDict:
+  """One loss of the sum: `weight * loss(**kw)`, linear warm-up over steps.
+
+  Args:
+    loss: a public name of `kt_jax.losses`, or `module:function`.
+    weight: of its mean over examples.
+    warmup: steps until the weight is whole.
+    rename: parameter of the loss -> array that stands in for it.
+    learner: network whose logits and features are `student_...`; this and all
+      below is for `distill` alone. 'NAME@clean' sees its inputs without the
+      augmentor.
+    teacher: network whose logits and features are `teacher_...`.
+    taps: paths of the learner's modules whose outputs are `student_features`.
+    teacher_taps: the same of the teacher; () those of the learner.
+    module: key of `config.modules`; what it returns joins the arrays.
+    trains: whose parameters this term moves; () the learner's and the module's.
+    each: an array that multiplies the value of each example.
+    **kw: settings of the loss.
+  """
   return config_dict.ConfigDict(dict(
-      loss=loss, weight=weight, warmup=warmup, kw=kw, rename=rename or {}))
+      loss=loss, weight=weight, warmup=warmup, kw=kw, rename=rename or {},
+      learner=learner, teacher=teacher, taps=taps, teacher_taps=teacher_taps,
+      module=module, trains=trains, each=each))
 
 
 def finetune() -> config_dict.ConfigDict:
@@ -86,6 +116,131 @@ def evaluate() -> config_dict.ConfigDict:
   c.step = -1
   c.compute_dtype = 'float32'
   return c
+
+
+def distill() -> config_dict.ConfigDict:
+  """Keys of `distill`: those of a supervised run, and who else is there."""
+  c = supervised('distill')
+  c.teachers = config_dict.ConfigDict()  # name -> teacher()
+  c.modules = config_dict.ConfigDict()  # name -> module()
+  c.optimizers = config_dict.ConfigDict()  # network or module -> optimizer()
+  c.pretrain = supervised()  # what teachers that are trained here have in common
+  c.pool_dir = ''  # where those are kept; '' the user's cache
+  c.start = ''  # checkpoint that the student starts from; '' fresh
+  c.cache = dict(  # of what frozen teachers say: then none is in memory
+      views=0,  # of each example, one an epoch in turn; 0: no cache
+      top_k=0,  # classes kept; 0 all
+      dtype='float16',
+      seed=0,  # of the augmentation of the views
+      folder='')  # '' the user's cache
+  # Array -> function of kt_jax.data, of images (and labels): what is known of
+  # each training example.
+  c.targets = config_dict.ConfigDict()
+  c.augmentor = ''  # key of modules: changes the inputs of a step
+  c.bilevel = dict(
+      module='',  # trained by the held-out loss of the student after a step
+      rate=0.1,  # of that step
+      batch=0)  # examples of `validation` it is measured on; 0 all
+  c.generations = dict(
+      count=0,  # fresh students in turn, each the next one's teacher 'previous'
+      first=(),  # terms of the first alone; () it has those without a teacher
+      label='',  # term whose weight is that of the labels; '' as they are
+      teacher='',  # term that has the rest
+      ridge=1.0)  # of the kernel regression that chooses the label's weight
+  c.shifts = config_dict.ConfigDict()  # test set -> augment: measured there too
+  c.cka = ()  # pairs (tap of the student, tap of the teacher)
+  return c
+
+
+def teacher(kind: str = 'frozen', **kw) -> config_dict.ConfigDict:
+  """Somebody to learn from.
+
+  Args:
+    kind: 'frozen' (a checkpoint, or trained before the run and kept), 'online'
+      (learns too, by terms that have it as learner), 'average' (the student's
+      moving average, train.ema), 'initial' (the student before the first step).
+    **kw: any of the keys below.
+  """
+  c = config_dict.ConfigDict(dict(
+      kind=kind,
+      checkpoint='',  # of a frozen one, or where an online one starts
+      train=config_dict.ConfigDict(),  # or changes to config.pretrain
+      # Of an online one that starts fresh: with neither of the two.
+      model=dict(name='mlp', kw=config_dict.ConfigDict()),
+      classes=(),  # its class for each class of the data; () the same
+      corrupt=0.0))  # share of training examples whose logits are permuted
+  with c.ignore_type():
+    c.update(kw)
+  return c
+
+
+def module(name: str, **kw) -> config_dict.ConfigDict:
+  """A class of `kt_jax.modules` (or module:class), `kw` its settings."""
+  return config_dict.ConfigDict(dict(name=name, kw=kw))
+
+
+def compare(run) -> config_dict.ConfigDict:
+  """Keys of `compare`: runs of one config, varied, and what should come out."""
+  c = config_dict.ConfigDict()
+  c.experiment = 'compare'
+  c.paper = run.paper
+  c.variant = ''
+  c.run = run
+  c.arms = config_dict.ConfigDict()  # name -> arm()
+  c.seeds = (0, 1, 2)
+  c.baseline = ''  # arm that every other is compared to
+  c.claims = config_dict.ConfigDict()  # name -> claim()
+  return c
+
+
+def arm(*terms: str, **changes) -> config_dict.ConfigDict:
+  """A variation of the run: the terms that it keeps, () all; and changes."""
+  return config_dict.ConfigDict(dict(terms=terms, changes=changes))
+
+
+def claim(better: str, than: str, metric: str = 'accuracy', *,
+          than_metric: str = '', lower: bool = False, above=(),
+          margin: float = 0.0) -> config_dict.ConfigDict:
+  """`better` above `than`, paired by seed.
+
+  Args:
+    better: an arm.
+    than: an arm.
+    metric: of their runs.
+    than_metric: of `than`; '' the same.
+    lower: whether less is better.
+    above: `(better, than)`, two more arms: the claim is then that the first
+      difference is larger than this one.
+    margin: by how much. Below 0: that it is worse by less.
+  """
+  return config_dict.ConfigDict(dict(
+      better=better, than=than, metric=metric,
+      than_metric=than_metric or metric, lower=lower, above=above,
+      margin=margin))
+
+
+def tabular() -> config_dict.ConfigDict:
+  """Keys of `tabular`."""
+  c = config_dict.ConfigDict()
+  c.experiment = 'tabular'
+  c.paper = ''
+  c.variant = ''
+  c.inputs = 100  # of the teacher's table, all as likely
+  c.labels = 25
+  c.concentration = 1.0  # of the Dirichlet distribution of its rows
+  c.instance = 0  # seed of the table
+  c.instances = 1  # tables that the seeds take turns at
+  c.sizes = tuple(m * 10**e for e in range(2, 6) for m in (1, 2, 5)) + (10**6,)
+  c.seeds = tuple(range(10))  # of the samples
+  c.learners = config_dict.ConfigDict()  # function of procedures -> rate()
+  return c
+
+
+def rate(power: float, inputs: int = 0, labels: int = 0
+         ) -> config_dict.ConfigDict:
+  """What a theorem says of a risk: (|S|^inputs |A|^labels / n)^power."""
+  return config_dict.ConfigDict(dict(
+      power=power, inputs=inputs, labels=labels))
 
 
 def unknown_variant(variant: str, *have: str) -> ValueError:
@@ -174,3 +329,93 @@ def tiny_transfer(c, *pool: str) -> None:
   c.multi.teachers = 2
   c.pool = {name: c.pool[name].to_dict() | dict(loop=dict(steps=2))
             for name in pool}
+
+
+def cifar_pair() -> config_dict.ConfigDict:
+  """A `distill` run of a wide ResNet-8 teaching a narrow one, on CIFAR-10.
+
+  The teacher has seen all of the training set, the student has 5000 images.
+  """
+  c = distill()
+  c.data = data('cifar10', validation=0, subset=5000)
+  c.batch.update(size=64, augment=dict(crop=dict(padding=4), flip={}))
+  c.model = dict(name='resnet8', kw=dict(widths=(8, 16, 32)))
+  c.optimizer.update(learning_rate=0.1, weight_decay=5e-4)
+  c.optimizer.kw.update(momentum=0.9, nesterov=True)
+  c.optimizer.schedule.name = 'cosine_decay_schedule'
+  c.loop.update(steps=500, log_every=100)
+  c.eval_batch_size = 500
+  c.pretrain.data = data('cifar10', validation=0)
+  c.pretrain.batch.update(
+      size=64, augment=dict(crop=dict(padding=4), flip={}))
+  c.pretrain.terms.task = term('cross_entropy')
+  c.pretrain.optimizer.update(c.optimizer)
+  c.pretrain.eval_batch_size = 500
+  c.pretrain.loop.update(steps=3000, log_every=500, save_every=1000)
+  c.teachers.teacher = teacher(train=dict(
+      model=dict(name='resnet8', kw=dict(widths=(16, 32, 64)))))
+  return c
+
+
+def pair_variant(c, variant: str, have) -> config_dict.ConfigDict:
+  """The variant of a `compare` of `cifar_pair()` runs.
+
+  `paper` is the CIFAR-100 recipe that this literature shares: ResNet-32x4
+  teaches ResNet-8x4, SGD 0.05 with momentum 0.9 and decay 5e-4, batch 64, 240
+  epochs, a tenth of the rate after 150, 180 and 210.
+  """
+  if variant not in have:
+    raise unknown_variant(variant, *have)
+  r = c.run
+  if variant == 'paper':
+    epoch = 50000 // 64
+    for part, model in ((r, 'resnet8x4'), (r.pretrain, 'resnet32x4')):
+      part.data = data('cifar100', validation=0)
+      part.model = dict(name=model, kw={})
+      part.optimizer.update(learning_rate=0.05, weight_decay=5e-4)
+      part.optimizer.schedule = dict(
+          name='piecewise_constant_schedule', kw=dict(boundaries_and_scales={
+              str(e * epoch): 0.1 for e in (150, 180, 210)}))
+      part.loop.update(steps=240 * epoch, log_every=epoch, save_every=epoch)
+    for t in r.teachers.values():
+      if t.kind == 'frozen' and not t.checkpoint:
+        t.train = dict(model=dict(name='resnet32x4', kw={}))
+  elif variant == 'tiny':
+    for part in (r, r.pretrain):
+      part.data = data('digits', size=32, subset=60, validation=20,
+                       test_limit=50)
+      part.batch.size = part.eval_batch_size = 16
+      part.loop.update(steps=2, log_every=1, save_every=0)
+    c.seeds = (0,)
+  return c
+
+
+def digits_run() -> config_dict.ConfigDict:
+  """A `distill` run on 300 digits; what it teaches saw the same ones."""
+  c = distill()
+  for part in (c, c.pretrain):
+    part.data = data('digits', validation=0, subset=300)
+    part.model = dict(name='convnet', kw=dict(widths=(8, 16)))
+    part.optimizer.update(learning_rate=0.05, weight_decay=1e-4)
+    part.optimizer.kw.momentum = 0.9
+    part.optimizer.schedule.name = 'cosine_decay_schedule'
+    part.batch.size = 32
+    part.loop.update(steps=400, log_every=100)
+    part.eval_batch_size = 500
+  c.pretrain.terms.task = term('cross_entropy')
+  return c
+
+
+def small_variant(c, variant: str, have) -> config_dict.ConfigDict:
+  """`small` as it is, or cut to two steps of few digits."""
+  if variant not in have:
+    raise unknown_variant(variant, *have)
+  if variant == 'tiny':
+    for part in (c.run, c.run.pretrain):
+      part.data.update(name='digits', subset=60, test_limit=50,
+                       validation=20 if part.data.validation else 0)
+      part.batch.size = part.eval_batch_size = 16
+      part.loop.update(steps=2, log_every=1, save_every=0)
+    c.run.generations.count = min(2, c.run.generations.count)
+    c.seeds = (0,)
+  return c

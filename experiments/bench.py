@@ -1,4 +1,4 @@
-"""Measures the library itself: how it starts, and what its loop adds to a step.
+"""Measures the library itself: its start, what its loop and teachers add.
 
 It asserts nothing. Times on a shared machine move, so what is compared is
 measured in turn, and ratios are taken within a turn. `bench.json` keeps every
@@ -15,12 +15,16 @@ import numpy as np
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
+from experiments import bench_distill
 from experiments import bench_loop
 from experiments import bench_startup
+from experiments import distill
 from experiments import pretrain
 
-MEASURES = {'startup': bench_startup.measure, 'loop': bench_loop.measure}
-OWN = ('measure', 'repeats', 'workloads', 'platform', 'threads', 'batches')
+MEASURES = {'startup': bench_startup.measure, 'loop': bench_loop.measure,
+            'distill': bench_distill.measure}
+OWN = ('measure', 'repeats', 'workloads', 'platform', 'threads', 'batches',
+       'warmup', 'seconds', 'losses', 'maps')
 
 
 def images(config):
@@ -40,8 +44,12 @@ def check(config):
   if config.measure not in MEASURES:
     raise core.UserError(
         core.nearest('measure', config.measure, MEASURES))
-  return [r._replace(name=name) for name, work in _workloads(config).items()
-          for r in pretrain.check(work)]
+  found = []
+  for name, work in _workloads(config).items():
+    *others, own = (distill if 'teachers' in work else pretrain).check(work)
+    found += [r._replace(name=f'{name}, {r.name}') for r in others]
+    found.append(own._replace(name=name))
+  return found
 
 
 def run(config, workdir):

@@ -1,4 +1,5 @@
 """Trains on from a checkpoint: all of it or a part, loaded and trained."""
+import dataclasses
 import re
 
 from kt_jax import core
@@ -22,14 +23,21 @@ def run(config, workdir):
   trained = train.load_trained(
       init.checkpoint, None if init.step < 0 else init.step)
 
-  def start(session):
+  def setup(config, splits, workdir):
+    del workdir
+    if not config.data.mean:  # inputs as the model knows them
+      splits = splits._replace(info=dataclasses.replace(
+          splits.info, mean=trained.info.mean, std=trained.info.std))
+    session = train.make_session(config, splits.info, trainable=init.train)
     fresh = session.init()
-    return (_load(fresh.params, trained.params, init.load, trained.source),
-            _load(fresh.stats, trained.stats, init.load, trained.source))
+    return pretrain.Setup(
+        session, splits,
+        train.open_stream(config, splits.train, session.mesh),
+        start=(_load(fresh.params, trained.params, init.load, trained.source),
+               _load(fresh.stats, trained.stats, init.load, trained.source)),
+        parents=(dict(source=trained.source, digest=trained.digest),))
 
-  return pretrain.run(
-      config, workdir, start=start, inputs=trained.info, trainable=init.train,
-      parents=[dict(source=trained.source, digest=trained.digest)])
+  return pretrain.run(config, workdir, setup)
 
 
 def _load(fresh, old, pattern, source):

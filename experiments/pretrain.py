@@ -1,7 +1,9 @@
 """Trains a model on labels; `finetune` is the same from a warm start."""
+from collections.abc import Callable
 import dataclasses
 import io
 import json
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,18 +18,32 @@ def check(config):
   return [train.check(config, data.abstract(config.data))]
 
 
-def run(config, workdir, *, start=None, inputs=None, trainable='',
-        parents=()):
+class Setup(NamedTuple):
+  """What is trained, on what."""
+  session: train.Session
+  splits: data.Splits
+  stream: Any
+  start: tuple = ()  # of `session.init`
+  parents: tuple = ()  # cards of the checkpoints that it learns from
+  # (model, test logits, state) -> more metrics
+  measure: Callable[..., dict[str, float]] = lambda *_: {}
+
+
+def supervised(config, splits, workdir) -> Setup:
+  """A fresh model and labels."""
+  del workdir
+  session = train.make_session(config, splits.info)
+  return Setup(session, splits,
+               train.open_stream(config, splits.train, session.mesh))
+
+
+def run(config, workdir, setup=supervised):
   """Trains, or resumes, or returns at once what a finished run found.
 
   Args:
     config: `configs.common.supervised()` and the like.
     workdir: of the run.
-    start: `Session -> (params, stats)` to start from; None: fresh ones.
-    inputs: `data.Info` whose mean and std the inputs are normalised by; None:
-      those of the data.
-    trainable: regex on paths of what is trained; '' everything.
-    parents: cards of the checkpoints it starts from.
+    setup: `(config, splits, workdir) -> Setup`.
 
   Returns:
     Test metrics of the best checkpoint by validation accuracy, or of the last
@@ -38,12 +54,8 @@ def run(config, workdir, *, start=None, inputs=None, trainable='',
   done = finished(workdir)
   if done:
     return done['metrics']
-  splits = data.load(config.data)
-  if inputs and not config.data.mean:
-    splits = splits._replace(info=dataclasses.replace(
-        splits.info, mean=inputs.mean, std=inputs.std))
-  session = train.make_session(config, splits.info, trainable=trainable)
-  stream = train.open_stream(config, splits.train, session.mesh)
+  made = setup(config, data.load(config.data), workdir)
+  session, splits, stream = made[:3]
   held_out = len(splits.validation.labels) > 0
 
   def scores(model, arrays):
@@ -53,7 +65,7 @@ def run(config, workdir, *, start=None, inputs=None, trainable='',
     return train.classification_metrics(logits, arrays.labels), logits
 
   card = dict(kind='run', status='running', method=config.experiment,
-              parents=list(parents), model=plain['model'],
+              parents=list(made.parents), model=plain['model'],
               data=dataclasses.asdict(splits.info),
               config=checkpoint.config_hash(plain),
               code=checkpoint.code_version())
@@ -68,7 +80,7 @@ def run(config, workdir, *, start=None, inputs=None, trainable='',
 
   best = 'accuracy' if held_out else ''
   with checkpoint.Run(workdir, keep=config.loop.keep, best=best) as saver:
-    state = session.init(*(start(session) if start else ()))
+    state = session.init(*made.start)
     state = train.resume(saver, state, stream)
     with train.Writer(workdir, resumed_at=int(state.step)) as writer:
       state = train.fit(
@@ -84,6 +96,7 @@ def run(config, workdir, *, start=None, inputs=None, trainable='',
       if step != config.loop.steps:
         model = saver.at(step, model, training).model
       metrics, logits = scores(model, splits.test)
+      metrics |= made.measure(model, logits, state)
       writer.write(step, 'test', metrics)
   save_predictions(workdir, logits, splits.test)
   if jax.process_index() == 0:

@@ -16,8 +16,8 @@ from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
+from experiments import pool as pools
 from experiments import pretrain
-from experiments import transfer_pool
 from experiments import transfer_report
 from experiments import transfer_student
 
@@ -34,7 +34,7 @@ def check(config):
   _check_names(config)
   info = data.abstract(config.data)
   reports = []
-  for name, member in transfer_pool.members(config).items():
+  for name, member in pools.members(config).items():
     if isinstance(member, str):
       trained = train.load_trained(member)
       net, have = trained.net, trained.info
@@ -61,7 +61,7 @@ def run(config, workdir):
   if done:
     return done['metrics']
   splits = data.load(config.data)
-  pool = transfer_pool.load(config, splits, workdir)
+  pool = pools.load(config, splits, workdir)
   card = dict(
       kind='transfer', status='running', data=dataclasses.asdict(splits.info),
       parents=[dict(name=n, source=m.trained.source, digest=m.trained.digest)

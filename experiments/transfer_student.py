@@ -11,7 +11,7 @@ from kt_jax import data
 from kt_jax import merge
 from kt_jax import scores
 from kt_jax import train
-from experiments.transfer_pool import right
+from experiments.pool import right
 
 
 class Arm(NamedTuple):
@@ -36,8 +36,9 @@ def make_arm_step(config, net, info, tx, mesh):
   are the teachers' places among them. With `config.vmap` state, `which` and
   settings have an axis of runs in front.
   """
-  step = train.make_step(net, config.terms, tx, train.classification(info),
-                         compute_dtype=config.compute_dtype)
+  step = train.make_step(
+      train.supervised(net, config.terms, config.compute_dtype), config.terms,
+      tx, train.classification(info))
 
   def arm_step(state, batch, logits, which, settings):
     return step(state, batch | dict(

@@ -4,6 +4,7 @@ import math
 import pathlib
 import sys
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -11,10 +12,13 @@ if str(ROOT) not in sys.path:
   sys.path.insert(0, str(ROOT))
 
 from experiments import bench
+from experiments import bench_distill
 from experiments import bench_loop
+from experiments import bench_losses
 from experiments import bench_startup
 from experiments import config as configs
 from kt_jax import core
+from kt_jax import data
 
 
 def tiny(name):
@@ -60,6 +64,54 @@ def test_loop_measures_every_line(tmp_path):
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
   assert all(map(math.isfinite, numbers(found)))
   assert bench.run(config, tmp_path) == found  # not measured again
+
+
+def test_distill_measures_every_line(tmp_path):
+  config = tiny('distill')
+  found = bench.run(config, tmp_path)
+  for line in (what for what, _, _ in bench_distill.ARMS.values()):
+    assert line in found['table']
+  raw = json.loads((tmp_path / 'bench.json').read_text())['raw']
+  assert set(raw['pair']) == set(bench_distill.ARMS)
+  assert set(raw['losses']) == {'step', 'step again', *config.losses}
+  assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
+  assert all(map(math.isfinite, numbers(found)))
+  assert {'pair_kd_ratio', 'pair_cached_ratio'} <= set(found)
+  assert found['losses_losses'] == len(config.losses)
+
+
+def test_the_teacher_is_where_it_is_said_to_be(tmp_path):
+  """In the step, or in the stream: by the arithmetic of compiled steps."""
+  work = bench._workloads(tiny('distill'))['pair']
+  flops = {}
+  for name, setup in bench_distill.setups(work, str(tmp_path)).items():
+    batch = next(setup.stream)
+    setup.stream.close()
+    assert ('cached/teacher/logits' in batch) == (name == 'cached')
+    flops[name] = setup.session.step.lower(
+        setup.session.abstract, batch, setup.session.settings
+    ).cost_analysis()['flops']
+  assert flops['labels'] < flops['cached'] < 1.1 * flops['labels']
+  assert flops['kd'] > 1.2 * flops['cached']
+
+
+def test_every_loss_is_measured():
+  """In the shapes of a ResNet-20 step each has its arrays and a gradient."""
+  config = configs.load('configs/bench/distill.py:small')
+  assert not config.losses, 'all of them'
+  work = bench._workloads(config)['losses']
+  shapes = bench_losses.outputs(work, data.abstract(work.data), config.maps)
+  assert [x.shape for x in (*shapes['all'], shapes['pool'], shapes['logits'])
+         ] == [(128, 32, 32, 16), (128, 16, 16, 32), (128, 8, 8, 64),
+               (128, 64), (128, 100)]
+  assert bench_losses.public()
+  for loss in bench_losses.public():
+    value, grads = jax.eval_shape(
+        bench_losses.gradient(loss), bench_losses.arrays(loss, shapes))
+    assert value.shape == () and grads, loss
+  for table in (bench_losses.REASONS, bench_losses.FEATURES,
+                bench_losses.SETTINGS):
+    assert set(table) <= set(bench_losses.public())
 
 
 def test_check_names_the_workloads_and_refuses_other_measures():

@@ -12,7 +12,8 @@ from experiments import run as launcher
 
 FILES = configs.files()
 NAMES = [f.relative_to(configs.ROOT).as_posix() for f in FILES]
-RUNS = ['configs/basic/pretrain.py', 'configs/roth2024fantastic/digits.py']
+RUNS = ['configs/basic/pretrain.py', 'configs/roth2024fantastic/digits.py',
+        'configs/zhao2023limits/tabular.py']
 if os.environ.get('KT_JAX_ALL_CONFIGS'):
   RUNS = NAMES
 

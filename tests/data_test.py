@@ -18,6 +18,7 @@ from kt_jax.core import UserError
 from kt_jax.data import arrays as arrays_lib
 from kt_jax.data import augment
 from kt_jax.data import cache
+from kt_jax.data import skew
 from kt_jax.data import sources
 from kt_jax.data.load import parse_split
 
@@ -130,7 +131,8 @@ def test_split_seed_and_fingerprint():
   base = data.load({}).info.fingerprint
   assert data.load({'name': 'digits'}).info.fingerprint == base
   others = [{'split_seed': 1}, {'subset': 100}, {'size': 6}, {'test_limit': 50},
-            {'validation': 0}, {'train': 'train[:90%]'}]
+            {'validation': 0}, {'train': 'train[:90%]'}, {'imbalance': 9},
+            {'label_noise': 0.1}, {'label_noise': 0.2}, {'pad': 1}, {'pad': 2}]
   prints = {data.load(x).info.fingerprint for x in others}
   assert len(prints | {base}) == len(others) + 1
 
@@ -138,6 +140,7 @@ def test_split_seed_and_fingerprint():
 @pytest.mark.parametrize('config', [
     {}, {'size': 12, 'validation': 0.2, 'subset': 0.5}, {'test_limit': 50},
     {'train': 'train[:50%]', 'test': 'train[50%:]', 'mean': (0.1,)},
+    {'imbalance': 20, 'label_noise': 0.2, 'pad': 3, 'subset': 0.5},
     {'name': 'data_test:own', 'train': 'train+extra', 'own_setting': 3}])
 def test_abstract_is_what_load_finds(config):
   config = ml_collections.ConfigDict(config)
@@ -363,7 +366,8 @@ def test_eval_batches_pad_the_tail():
   joined = {k: np.concatenate([x[k] for x in batches]) for k in batches[0]}
   where = joined.pop('where')
   assert_same({k: v[where] for k, v in joined.items()},
-              {k: np.asarray(v) for k, v in vars(arrays).items()})
+              {'index': np.arange(10, dtype=np.int32),
+               **{k: np.asarray(v) for k, v in vars(arrays).items()}})
   assert not joined['images'][~where].any()
 
 
@@ -554,6 +558,147 @@ def test_normalize():
   np.testing.assert_allclose(out, want, atol=1e-5)
 
 
+# Skewed training sets, canvases, aspects.
+
+
+@pytest.mark.parametrize('total, classes, ratio, want', [
+    (50_000, 10, 100, [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
+    (40, 4, 8, [10, 5, 2, 1]), (30, 3, 1, [10] * 3), (7, 1, 50, [7]),
+    (10, 10, 50, [1] * 10)])
+def test_long_tailed_profile(total, classes, ratio, want):
+  assert skew.long_tailed(total, classes, ratio).tolist() == want
+
+
+def test_imbalance_is_deterministic_and_only_of_train():
+  whole = data.load({})
+  few = data.load({'imbalance': 50})
+  counts = np.bincount(few.train.labels)
+  want = skew.long_tailed(1167, 10, 50)
+  assert counts.sum() == want.sum() == few.info.sizes['train'] == len(few.train)
+  assert np.all(np.abs(counts - want) <= 4) and counts[-1] == want[-1] == 2
+  assert set(few.train.ids) < set(whole.train.ids)
+  np.testing.assert_array_equal(few.test.images, whole.test.images)
+  np.testing.assert_array_equal(few.validation.ids, whole.validation.ids)
+  again = data.load({'imbalance': 50.0})
+  np.testing.assert_array_equal(again.train.ids, few.train.ids)
+  assert again.info == few.info
+  # A longer tail is part of a shorter one; the seed says which.
+  more = set(data.load({'imbalance': 10}).train.ids)
+  assert len(more & set(few.train.ids)) > 0.95 * len(few.train)
+  other = data.load({'imbalance': 50, 'split_seed': 3})
+  assert len(other.train) == len(few.train)
+  assert set(other.train.ids) != set(few.train.ids)
+  both = data.load({'imbalance': 5, 'subset': 500})
+  assert set(both.train.ids) < set(data.load({'subset': 500}).train.ids)
+
+
+def test_imbalance_wants_classes_of_a_size():
+  with pytest.raises(UserError, match='data.imbalance needs 20 examples of '
+                     'class 0, there are 2'):
+    data.load({'name': 'data_test:lopsided', 'validation': 0, 'imbalance': 2})
+
+
+def lopsided(config):
+  x = some(40)
+  labels = np.r_[np.zeros(2), np.ones(38)].astype(np.int32)
+  return data.from_arrays('lopsided', {'train': (x.images, labels),
+                                       'test': (x.images, labels)})
+
+
+def test_label_noise():
+  clean, noisy = data.load({}), data.load({'label_noise': 0.4})
+  wrong = clean.train.labels != noisy.train.labels
+  assert wrong.sum() == round(0.4 * len(clean.train))
+  np.testing.assert_array_equal(clean.train.ids, noisy.train.ids)
+  np.testing.assert_array_equal(clean.train.images, noisy.train.images)
+  assert 0 <= noisy.train.labels.min() and noisy.train.labels.max() <= 9
+  assert noisy.train.labels.dtype == np.int32
+  for name in ('validation', 'test'):
+    np.testing.assert_array_equal(getattr(clean, name).labels,
+                                  getattr(noisy, name).labels)
+  other = data.load({'label_noise': 0.4, 'split_seed': 1})
+  assert other.info.fingerprint != noisy.info.fingerprint
+  np.testing.assert_array_equal(
+      data.load({'label_noise': 0.4}).train.labels, noisy.train.labels)
+  # Uniform over the other classes, whatever the class.
+  labels = np.repeat(np.arange(5), 4000)
+  found = skew.mislabelled(labels, 5, 1.0, 0)
+  table = np.bincount(labels * 5 + found, minlength=25).reshape(5, 5)
+  assert not table.diagonal().any()
+  assert np.all(np.abs(table[~np.eye(5, dtype=bool)] - 1000) < 150)
+
+
+def test_pad(monkeypatch):
+  plain, padded = data.load({'size': 6}), data.load({'size': 6, 'pad': 3})
+  assert padded.info.input_shape == (12, 12, 1)
+  assert plain.info.fingerprint != padded.info.fingerprint
+  for name in ('train', 'validation', 'test'):
+    a, b = getattr(plain, name).images, getattr(padded, name).images
+    np.testing.assert_array_equal(a, b[:, 3:-3, 3:-3])
+    assert np.sum(a, dtype=int) == np.sum(b, dtype=int)
+  monkeypatch.setattr(arrays_lib, 'IN_MEMORY', 0)
+  large = data.load({'size': 6, 'pad': 3, 'subset': 50})
+  assert isinstance(large.train.images, arrays_lib.Rows)
+  monkeypatch.undo()
+  small = data.load({'size': 6, 'pad': 3, 'subset': 50})
+  np.testing.assert_array_equal(np.asarray(large.train.images),
+                                small.train.images)
+  np.testing.assert_array_equal(large.train.images[3], small.train.images[3])
+  assert_same(next(data.stream(large.train, batch_size=8, seed=0)),
+              next(data.stream(small.train, batch_size=8, seed=0)))
+
+
+def draw(*rows):
+  """A figure from text, on a canvas with a margin."""
+  return np.pad([[255 * (c == '#') for c in row] for row in rows],
+                1).astype(np.uint8)
+
+
+def test_aspects_of_figures():
+  zero, eight, one, two = (
+      draw('.####..', '.#..#..', '.#..#..', '.#..#..', '.####..'),
+      draw('.####..', '.#..#..', '.####..', '.#..#..', '.####..'),
+      draw('...#...', '...#...', '...#...', '...#...', '...#...'),
+      draw('##...##', '##...##', '.......', '.......', '.......'))
+  stripes = draw('#######', '.......', '#######', '.......', '#######')
+  slash = draw('....#..', '...##..', '..##...', '.##....', '.#.....')
+  blank = np.zeros_like(zero)
+  images = np.stack([zero, eight, one, two, stripes, slash, blank])[..., None]
+  answers = dict(zip(data.ASPECTS, (data.image_aspects(images) > 0.5).T))
+  yes = lambda name, *of: np.testing.assert_array_equal(
+      answers[name][:len(of)], np.array(of, bool), err_msg=name)
+  yes('has_loop', 1, 1, 0, 0, 0, 0, 0)
+  yes('has_two_loops', 0, 1, 0, 0, 0, 0, 0)
+  yes('in_pieces', 0, 0, 0, 1, 1, 0, 0)
+  yes('tall', 0, 0, 1, 0, 0)
+  yes('symmetric_left_right', 0, 0, 1, 1, 1, 0)
+  yes('symmetric_up_down', 1, 1, 1, 0, 1, 0)
+  assert answers['heavy_top'][3] and not answers['heavy_top'][[0, 1, 2]].any()
+  assert answers['heavy_left'][0] and not answers['heavy_left'][2]
+  assert answers['leans_right'][5] and not answers['leans_right'][2]
+  assert answers['flat_strokes'][4] and not answers['flat_strokes'][2]
+  assert answers['ink_in_centre'][2] and not answers['ink_in_centre'][3]
+  flat = data.image_aspects(images)[-1]
+  assert np.all((flat == 0.5) | (np.char.find(data.ASPECTS, '_loop') >= 0)
+                | (np.array(data.ASPECTS) == 'in_pieces'))
+
+
+def test_aspects_tell_digits_apart_whatever_the_batch():
+  train = data.load({'validation': 0}).train
+  found = data.image_aspects(train.images)
+  assert found.shape == (1297, len(data.ASPECTS)) and found.dtype == np.float32
+  assert 0 < found.min() and found.max() < 1 and 10 <= found.shape[1]
+  one = np.concatenate([data.image_aspects(x[None]) for x in train.images[:40]])
+  np.testing.assert_allclose(one, found[:40], rtol=1e-6)
+  mean = np.stack([found[train.labels == k].mean(0) for k in range(10)])
+  loop = mean[:, data.ASPECTS.index('has_loop')]
+  assert set(np.argsort(-loop)[:4]) == {0, 6, 8, 9}
+  near = np.argmin(((found[:, None] - mean)**2).sum(2), 1)
+  assert np.mean(near == train.labels) > 0.6
+  with pytest.raises(UserError, match='uint8'):
+    data.image_aspects(train.images / 255)
+
+
 # Errors: one line that names the thing.
 
 
@@ -589,6 +734,12 @@ def test_normalize():
     ({'subset': 1200}, 'data.subset=1200 is more than the 1167'),
     ({'size': -1}, 'data.size'), ({'size': 2.0}, 'data.size'),
     ({'split_seed': None}, 'data.split_seed'),
+    ({'pad': -1}, 'data.pad'), ({'pad': 1.0}, 'data.pad'),
+    ({'imbalance': 0.5}, 'data.imbalance'), ({'imbalance': -1}, 'from 1 on'),
+    ({'imbalance': float('nan')}, 'data.imbalance'),
+    ({'imbalance': 2, 'subset': 8}, 'each of the 10 classes; train has 8'),
+    ({'label_noise': 1.5}, 'data.label_noise'),
+    ({'label_noise': True}, 'data.label_noise'),
     ({'mean': (0.1, 0.2)}, 'data.mean must be 1 numbers'),
     ({'std': (0.0,)}, 'data.std'), ({'mean': ('a',)}, 'data.mean'),
 ])

@@ -1,7 +1,6 @@
 """What every loss promises, checked for each from one table."""
 import functools
 import inspect
-from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -12,36 +11,20 @@ import pytest
 
 from kt_jax import core
 from kt_jax import losses
+from losses_cases import feature
+from losses_cases import relation
+from losses_cases import response
 
-B, K, T = 8, 5, 3
-ARRAYS = ('student_logits', 'teacher_logits', 'initial_logits', 'labels')
-
-
-class Case(NamedTuple):
-  """One way to call a loss."""
-  loss: str
-  settings: dict[str, Any] = {}
-  zero_at_equality: bool = True
-  teachers: int = 0  # stacked on a leading axis; 0: one, without that axis
-  soft: bool = False  # labels as probabilities
-
-
-CASES = {
-    'cross_entropy': Case('cross_entropy', zero_at_equality=False),
-    'cross_entropy_soft': Case('cross_entropy', soft=True,
-                               zero_at_equality=False),
-    'cross_entropy_smooth': Case('cross_entropy', {'label_smoothing': 0.1},
-                                 zero_at_equality=False),
-    'kd': Case('kd'),
-    'kd_cold': Case('kd', {'temperature': 0.5}),
-    'partitioned_kd': Case('partitioned_kd'),
-    'partitioned_kd_soft': Case('partitioned_kd', soft=True),
-    'partitioned_kd_unsupervised': Case('partitioned_kd',
-                                        {'supervised': False}),
-    'partitioned_kd_several': Case('partitioned_kd', {'temperature': 2.0},
-                                   teachers=T),
-}
+B = 8
+CASES = response.CASES | feature.CASES | relation.CASES
+BAD = response.BAD | feature.BAD | relation.BAD
 each = pytest.mark.parametrize('name', CASES)
+
+
+def these(keep):
+  """The cases for which a promise is made."""
+  return pytest.mark.parametrize(
+      'name', [name for name, case in CASES.items() if keep(case)])
 
 
 def public():
@@ -49,21 +32,55 @@ def public():
           if inspect.isfunction(f) and not n.startswith('_')}
 
 
-def pool(case, seed=0, *, dtype=jnp.float32, same=False, lead=(B,)):
-  """Arrays for a case: what an experiment would have at hand."""
-  r = np.random.default_rng(seed)
-  draw = lambda *axes: 2 * r.normal(size=axes + lead + (K,))
-  student = draw()
-  teacher = draw(case.teachers) if case.teachers else draw()
-  out = {'student_logits': student, 'teacher_logits': teacher,
-         'initial_logits': draw()}
-  if same:
-    out = {n: np.broadcast_to(student, v.shape) for n, v in out.items()}
-  out = {n: jnp.asarray(v, dtype) for n, v in out.items()}
-  out['labels'] = jnp.asarray(r.integers(0, K, lead))
-  if case.soft:
-    out['labels'] = jnp.asarray(r.dirichlet(np.ones(K), lead), dtype)
+def takes(case):
+  return [p.name for p in inspect.signature(public()[case.loss])
+          .parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def floating(v):
+  return jnp.issubdtype(v.dtype, jnp.floating)
+
+
+def equal(p):
+  """Every model says what the student says."""
+  out = dict(p)
+  for n in p:
+    who, _, what = n.partition('_')
+    if who in ('teacher', 'initial'):
+      out[n] = jax.tree.map(lambda s, t: np.broadcast_to(s, t.shape),
+                            p[f'student_{what}'], p[n])
   return out
+
+
+def pool(case, seed=0, *, dtype=jnp.float32, same=False, lead=(B,)):
+  """Arrays for a case, those that its loss takes."""
+  p = case.arrays(np.random.default_rng(seed), lead)
+  if same:
+    p = (case.equal or equal)(p)
+  def array(n, v):
+    if n == 'key':
+      return jax.random.key(v + seed)
+    v = jnp.asarray(v)
+    return v.astype(dtype) if floating(v) else v
+  return {n: jax.tree.map(lambda v: array(n, v), p[n])
+          for n in takes(case) if n in p}
+
+
+def examples(case, p, fn, keep=lambda n: True):
+  """`p` with `fn(v)` for each array, its axis of examples brought to the front,
+  if it has one and `keep(name)`."""
+  def at_front(n):
+    axis = case.first(n)
+    return lambda v: jnp.moveaxis(fn(jnp.moveaxis(v, axis, 0)), 0, axis)
+  return {n: v if n in case.shared or not keep(n)
+          else jax.tree.map(at_front(n), v) for n, v in p.items()}
+
+
+def of_models(case, p, fn):
+  """`p` with `fn(v)` for what networks put out, be it of any size."""
+  models = ('student_', 'teacher_', 'initial_')
+  return {n: jax.tree.map(fn, v) if n.startswith(models) and n not in case.fixed
+          else v for n, v in p.items()}
 
 
 def eager(case):
@@ -71,29 +88,28 @@ def eager(case):
 
 
 @functools.cache
-def caller(name):
-  """Compiled once for all tests; that it equals eager is one of them."""
-  return jax.jit(eager(CASES[name]))
-
-
-@functools.cache
-def gradient(call):
-  """Of the sum, with respect to the student's logits."""
-  total = lambda z, p: jnp.sum(call({**p, 'student_logits': z}))
-  grad = jax.jit(jax.grad(total))
-  return lambda p: grad(p['student_logits'], p)
-
-
-def examples(case, p, fn):
-  """`p` with `fn` done to the example axis (brought to the front) of each."""
-  return {n: jnp.moveaxis(fn(jnp.moveaxis(v, 1, 0)), 0, 1)
-          if n == 'teacher_logits' and case.teachers else fn(v)
-          for n, v in p.items()}
+def run(name):
+  """`(p, where) -> values, gradients of their masked mean by the student's
+  arrays`, compiled once for all tests; that it equals eager is one of them."""
+  call = eager(CASES[name])
+  def both(p, where=None):
+    of = {n: v for n, v in p.items() if n.startswith('student_')}
+    def mean(of):
+      values = call(p | of)
+      return core.masked_mean(values, where), values
+    grads, values = jax.grad(mean, has_aux=True)(of)
+    return values, grads
+  return jax.jit(both)
 
 
 def close(got, want, rtol=1e-5, atol=1e-5):
   jax.tree.map(lambda g, w: np.testing.assert_allclose(
       np.asarray(g), np.asarray(w), rtol=rtol, atol=atol), got, want)
+
+
+def assert_finite(tree, what):
+  for path, v in core.flatten(tree).items():
+    assert jnp.isfinite(v).all(), f'{what}: {path} is {v}'
 
 
 def test_table_is_complete():
@@ -109,7 +125,6 @@ def test_signature(name):
   params = inspect.signature(fn).parameters.values()
   for param in params:
     if param.kind is param.POSITIONAL_OR_KEYWORD:
-      assert param.name in ARRAYS
       assert f'`{param.name}`' in losses.__doc__
     else:
       assert param.kind is param.KEYWORD_ONLY
@@ -117,6 +132,13 @@ def test_signature(name):
   parts = [fn.__doc__.find(part) for part in (
       'Args:', 'Returns:', 'Departures:', 'References:')]
   assert -1 not in parts and parts == sorted(parts)
+
+
+@each
+def test_says_how_it_reads_the_batch(name):
+  case = CASES[name]
+  assert case.batch in ('free', 'example', 'relation')
+  assert ('where' in takes(case)) == (case.batch == 'relation')
 
 
 @each
@@ -138,85 +160,100 @@ def test_jit_equals_eager_and_traces_once(name):
 def test_float32_whatever_comes_in(name):
   case = CASES[name]
   p = pool(case, dtype=jnp.bfloat16)
-  out = caller(name)(p)
+  out = eager(case)(p)
   assert out.dtype == jnp.float32
-  wide = {n: core.to_float(v) if v.dtype == jnp.bfloat16 else v
-          for n, v in p.items()}
-  close(out, caller(name)(wide), rtol=1e-6, atol=1e-6)
+  wide = jax.tree.map(lambda v: core.to_float(v) if floating(v) else v, p)
+  close(out, run(name)(wide)[0])
 
 
 @each
-@pytest.mark.parametrize('scale', [1.0, 1e3])
-def test_finite(name, scale):
+def test_finite(name):
+  """At large values and at ones without variance."""
   case = CASES[name]
-  p = {n: v * scale if n.endswith('logits') else v
-       for n, v in pool(case).items()}
-  assert jnp.isfinite(caller(name)(p)).all()
-  assert jnp.isfinite(gradient(caller(name))(p)).all()
+  p = pool(case)
+  for scale in case.scale:
+    assert_finite(run(name)(of_models(case, p, lambda v: v * scale)), scale)
+  first = lambda v: jnp.broadcast_to(v[:1], v.shape)
+  alike = examples(case, p, first, lambda n: n.split('_')[0] in (
+      'student', 'teacher', 'initial'))
+  assert_finite(run(name)(alike), 'equal examples')
+  for constant in (0, 1):
+    flat = of_models(case, p, lambda v: jnp.full_like(v, constant))
+    assert_finite(run(name)(flat), f'all {constant}')
 
 
-@each
+@these(lambda case: case.batch == 'free' and not case.unmasked)
 def test_masked_classes(name):
   """Classes at -inf in every model add nothing to value or gradient."""
   case = CASES[name]
-  if case.settings.get('label_smoothing'):
-    pytest.skip('smoothing spreads mass over the masked classes: inf')
-  off = jnp.arange(K) >= K - 2
   p = pool(case)
-  if case.soft:
+  classes = p['student_logits'].shape[-1]
+  off = jnp.arange(classes) >= classes - 2
+  fewer = {}
+  if 'labels' in p and case.soft:
     kept = jnp.where(off, 0, p['labels'])
     p['labels'] = kept / kept.sum(-1, keepdims=True)
-    fewer = {**p, 'labels': p['labels'][..., :-2]}
-  else:
-    p['labels'] = p['labels'] % (K - 2)
-    fewer = dict(p)
+    fewer['labels'] = p['labels'][..., :-2]
+  elif 'labels' in p:
+    p['labels'] = p['labels'] % (classes - 2)
   for n in p:
     if n.endswith('logits'):
       fewer[n] = p[n][..., :-2]
       p[n] = jnp.where(off, -jnp.inf, p[n])
-  close(caller(name)(p), caller(name)(fewer))
-  grad = gradient(caller(name))(p)
-  close(grad[..., :-2], gradient(caller(name))(fewer))
-  np.testing.assert_array_equal(grad[..., -2:], 0)
+  out, grads = run(name)(p)
+  want, want_grads = run(name)(p | fewer)
+  close(out, want)
+  close(grads['student_logits'][..., :-2], want_grads['student_logits'])
+  np.testing.assert_array_equal(grads['student_logits'][..., -2:], 0)
+
+
+def shows(name, p):
+  """Example 2 is NaN; so is the mean of a relation."""
+  out, _ = run(name)(p)
+  if CASES[name].batch == 'relation':
+    assert jnp.isnan(core.masked_mean(out))
+  else:
+    assert jnp.isnan(out[2])
+    assert jnp.isfinite(jnp.delete(out, 2)).all()
 
 
 @each
-@pytest.mark.parametrize('bad', ['student_logits', 'teacher_logits',
-                                 'initial_logits'])
-def test_nan_shows(name, bad):
+def test_nan_shows(name):
   case = CASES[name]
-  if bad not in inspect.signature(public()[case.loss]).parameters:
-    pytest.skip(f'{case.loss} does not read {bad}')
   p = pool(case)
-  p[bad] = p[bad].at[..., 2, 1].set(jnp.nan)
-  out = caller(name)(p)
-  assert jnp.isnan(out[2])
-  assert jnp.isfinite(jnp.delete(out, 2)).all()
+  for bad in p:
+    leaves, treedef = jax.tree.flatten(p[bad])
+    if bad in case.shared or not floating(leaves[0]):
+      continue
+    for i in range(len(leaves)):
+      def spoil(v):
+        return v.at[(2,) + (0,) * (v.ndim - 2) + (-1,) * (v.ndim > 1)].set(
+            jnp.nan)
+      one = examples(case, {bad: leaves[i]}, spoil)[bad]
+      new = treedef.unflatten([*leaves[:i], one, *leaves[i + 1:]])
+      shows(name, p | {bad: new})
 
 
-@each
-@pytest.mark.parametrize('label', [-1, K])
-def test_label_out_of_range_shows(name, label):
-  case = CASES[name]
-  reads = 'labels' in inspect.signature(public()[case.loss]).parameters
-  if case.soft or not reads or case.settings.get('supervised') is False:
-    pytest.skip('reads no class ids')
-  p = pool(case)
-  p['labels'] = p['labels'].at[2].set(label)
-  out = caller(name)(p)
-  assert jnp.isnan(out[2])
-  assert jnp.isfinite(jnp.delete(out, 2)).all()
+@these(lambda case: not case.soft and case.settings.get('supervised', True)
+       and {'labels', 'student_logits'} <= set(takes(case)))
+def test_label_out_of_range_shows(name):
+  p = pool(CASES[name])
+  for label in (-1, p['student_logits'].shape[-1]):
+    shows(name, p | {'labels': p['labels'].at[2].set(label)})
 
 
-@each
+@these(lambda case: case.zero_at_equality)
 def test_zero_at_equality(name):
   case = CASES[name]
-  if not case.zero_at_equality:
-    pytest.skip('has a floor above 0')
-  p = pool(case, same=True)
-  np.testing.assert_array_equal(caller(name)(p), 0)
-  close(gradient(caller(name))(p), 0 * p['student_logits'])
-  assert (caller(name)(pool(case)) > 0).all()
+  out, grads = run(name)(pool(case, same=True))
+  close(core.masked_mean(out), 0)
+  close(grads, jax.tree.map(jnp.zeros_like, grads))
+  other, _ = run(name)(pool(case))
+  if case.batch == 'relation':
+    assert other.mean() > 0
+  else:
+    close(out, 0 * out)
+    assert (other > 0).all()
 
 
 @each
@@ -227,36 +264,47 @@ def test_padding_changes_nothing(name):
   def pad(v):
     junk = -1 if jnp.issubdtype(v.dtype, jnp.integer) else jnp.nan
     return jnp.concatenate([v, jnp.full((3,) + v.shape[1:], junk, v.dtype)])
-  padded = examples(case, p, pad)
   where = jnp.arange(B + 3) < B
-  mean = lambda p: core.masked_mean(caller(name)(p), None)
-  padded_mean = lambda p: core.masked_mean(caller(name)(p), where)
-  close(padded_mean(padded), mean(p), rtol=1e-6)
-  close(gradient(padded_mean)(padded)[:B], gradient(mean)(p), rtol=1e-6)
+  padded = examples(case, p, pad)
+  if case.batch == 'relation':
+    padded['where'] = where
+  out, grads = run(name)(padded, where)
+  want, want_grads = run(name)(p)
+  close(out[:B], want)
+  for n, wants in want_grads.items():
+    if n in case.shared:
+      continue  # a NaN that a parameter meets is in its gradient
+    for got, want in zip(jax.tree.leaves(grads[n]), jax.tree.leaves(wants)):
+      close(got[:len(want)], want)
+      if case.batch == 'relation':
+        np.testing.assert_array_equal(got[len(want):], 0)
 
 
-@each
+@these(lambda case: case.batch == 'free')
 def test_leading_axes_are_free(name):
   case, lead = CASES[name], (2, 3)
   p = pool(case, lead=lead)
-  def flat(n, v):
-    front = 1 if n == 'teacher_logits' and case.teachers else 0
-    return v.reshape(v.shape[:front] + (6,) + v.shape[front + 2:])
-  out = caller(name)(p)
+  call = jax.jit(eager(case))
+  out = call(p)
   assert out.shape == lead
-  close(out.ravel(), caller(name)({n: flat(n, v) for n, v in p.items()}))
-  one = {n: v[:, 0] if n == 'teacher_logits' and case.teachers else v[0]
+  flat = {}
+  for n, v in p.items():
+    i = case.first(n)
+    flat[n] = v if n in case.shared else v.reshape(
+        v.shape[:i] + (6,) + v.shape[i + 2:])
+  close(out.ravel(), call(flat))
+  one = {n: v if n in case.shared else v.take(0, case.first(n))
          for n, v in pool(case).items()}
-  assert caller(name)(one).shape == ()
+  assert call(one).shape == ()
 
 
 @each
 def test_vmap_over_seeds_equals_loop(name):
   case = CASES[name]
   seeds = [pool(case, seed) for seed in range(3)]
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *seeds)
-  for fn in (caller(name), gradient(caller(name))):
-    close(jax.vmap(fn)(stacked), jnp.stack([fn(p) for p in seeds]))
+  stack = lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
+  close(jax.vmap(run(name))(stack(*seeds)),
+        stack(*[run(name)(p) for p in seeds]))
 
 
 @each
@@ -266,69 +314,21 @@ def test_batch_stays_sharded(name):
   case = CASES[name]
   mesh = jax.make_mesh((2,), ('data',), devices=jax.devices()[:2],
                        axis_types=(jax.sharding.AxisType.Auto,))
-  rows = NamedSharding(mesh, P('data'))
-  stacked = NamedSharding(mesh, P(None, 'data'))
+  def place(n, v):
+    spec = P() if n in case.shared else P(*[None] * case.first(n), 'data')
+    return jax.device_put(v, NamedSharding(mesh, spec))
   p = pool(case)
-  placed = {n: jax.device_put(v, stacked if case.teachers and
-                              n == 'teacher_logits' else rows)
-            for n, v in p.items()}
-  for fn in (eager(case), caller(name)):
-    out = fn(placed)
-    assert out.sharding.is_equivalent_to(rows, out.ndim)
-    close(out, caller(name)(p))
-  text = caller(name).lower(placed).compile().as_text()
-  assert 'all-gather' not in text and 'all-reduce' not in text
-
-
-def logits(*shape):
-  return jnp.zeros(shape)
-
-
-ids = jnp.zeros(4, jnp.int32)
-BAD = {
-    'kd: classes': (lambda: losses.kd(logits(4, 5), logits(4, 6)),
-                    r'kd: teacher_logits.*\(4, 6\).*\(4, 5\)'),
-    'kd: scalar': (lambda: losses.kd(logits(), logits()), 'student_logits'),
-    'kd: batch': (lambda: losses.kd(logits(4, 5), logits(1, 5)),
-                  'teacher_logits'),
-    'kd: cold': (lambda: losses.kd(logits(4, 5), logits(4, 5), temperature=0),
-                 'temperature must be > 0, got 0'),
-    'kd: nan': (lambda: losses.kd(logits(4, 5), logits(4, 5),
-                                  temperature=float('nan')), 'temperature'),
-    'ce: scalar': (lambda: losses.cross_entropy(logits(), ids),
-                   'student_logits'),
-    'ce: few labels': (lambda: losses.cross_entropy(logits(4, 5), ids[:3]),
-                       r'labels.*\(4,\).*\(3,\)'),
-    'ce: columns': (lambda: losses.cross_entropy(logits(4, 5), ids[:, None]),
-                    'labels'),
-    'ce: soft classes': (lambda: losses.cross_entropy(logits(4, 5),
-                                                      logits(4, 6)),
-                         r'labels.*\(4, 5\).*\(4, 6\)'),
-    'ce: float ids': (lambda: losses.cross_entropy(logits(4, 5), logits(4)),
-                      'labels'),
-    'ce: boolean': (lambda: losses.cross_entropy(logits(4, 5), ids == 0),
-                    'labels.*bool'),
-    'ce: smoothing': (lambda: losses.cross_entropy(
-        logits(4, 5), ids, label_smoothing=1.5), 'label_smoothing.*1.5'),
-    'dp: no labels': (lambda: losses.partitioned_kd(*[logits(4, 5)] * 3),
-                      'labels.*supervised'),
-    'dp: classes': (lambda: losses.partitioned_kd(
-        logits(4, 5), logits(4, 6), logits(4, 5), ids),
-                    r'teacher_logits.*\(4, 6\)'),
-    'dp: stacked classes': (lambda: losses.partitioned_kd(
-        logits(4, 5), logits(2, 4, 6), logits(4, 5), ids), 'teacher_logits'),
-    'dp: no teacher': (lambda: losses.partitioned_kd(
-        logits(4, 5), logits(0, 4, 5), logits(4, 5), ids), 'teacher_logits'),
-    'dp: two axes more': (lambda: losses.partitioned_kd(
-        logits(4, 5), logits(1, 1, 4, 5), logits(4, 5), ids),
-                          'teacher_logits'),
-    'dp: initial': (lambda: losses.partitioned_kd(
-        logits(4, 5), logits(4, 5), logits(4, 6), ids), 'initial_logits'),
-    'dp: labels': (lambda: losses.partitioned_kd(
-        logits(4, 5), logits(4, 5), logits(4, 5), ids[:3]), 'labels'),
-    'dp: cold': (lambda: losses.partitioned_kd(
-        *[logits(4, 5)] * 3, ids, temperature=-1.0), 'temperature.*-1'),
-}
+  placed = {n: jax.tree.map(lambda v: place(n, v), v) for n, v in p.items()}
+  compiled = jax.jit(eager(case)).lower(placed).compile()
+  out = compiled(placed)
+  close(out, run(name)(p)[0])
+  if case.whole:
+    assert out.sharding.device_set == set(mesh.devices.flat)
+    return
+  assert out.sharding.is_equivalent_to(NamedSharding(mesh, P('data')), 1)
+  if case.batch != 'relation':
+    text = compiled.as_text()
+    assert 'all-gather' not in text and 'all-reduce' not in text
 
 
 @pytest.mark.parametrize('name', BAD)

@@ -5,12 +5,15 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
+from sklearn import metrics
 
 from kt_jax import scores
 
 N, K = 200, 6
 LOGIT_SCORES = ['rho_positive', 'rho_negative', 'knowledge_gain',
-                'knowledge_loss', 'class_flips', 'transfer_rate', 'accuracy']
+                'knowledge_loss', 'class_flips', 'transfer_rate', 'accuracy',
+                'top_k_accuracy', 'agreement', 'churn', 'fidelity']
 
 
 def public():
@@ -57,6 +60,74 @@ def test_rates_by_hand():
   assert scores.knowledge_gain(initial, student, labels) == share(both(s, i))
   assert scores.knowledge_loss(initial, student, labels) == share(both(i, s))
   assert scores.accuracy(student, labels) == share(s)
+
+
+def test_agreement_and_churn_by_hand():
+  initial, student, teacher, _ = models()
+  share = lambda a, b: np.float32(np.mean(
+      np.argmax(a, axis=1) == np.argmax(b, axis=1)))
+  assert scores.agreement(student, teacher) == share(student, teacher)
+  np.testing.assert_allclose(scores.churn(initial, student),
+                             1 - share(initial, student), rtol=1e-6)
+  assert scores.agreement(student, student) == 1
+  assert scores.churn(student, student) == 0
+
+
+def test_churn_is_gain_loss_and_wrong_to_wrong():
+  initial, student, _, labels = models()
+  wrong = [a != b and a != y and b != y for a, b, y in zip(
+      np.argmax(initial, 1), np.argmax(student, 1), np.asarray(labels))]
+  want = (scores.knowledge_gain(initial, student, labels)
+          + scores.knowledge_loss(initial, student, labels) + np.mean(wrong))
+  np.testing.assert_allclose(scores.churn(initial, student), want, rtol=1e-6)
+
+
+def test_nan_agrees_with_none():
+  good = jnp.asarray([[0.0, 1.0]] * 4)
+  bad = good.at[0].set(jnp.nan).at[1, 0].set(jnp.nan)
+  for a, b in [(good, bad), (bad, good), (bad, bad)]:
+    assert scores.agreement(a, b) == 0.5
+    assert scores.churn(a, b) == 0.5
+  assert jnp.isnan(scores.fidelity(bad, good))
+  assert scores.fidelity(bad, good, jnp.arange(4) > 1) == 0
+
+
+def test_fidelity_is_the_mean_divergence():
+  """Against scipy, in float64."""
+  _, student, teacher, _ = models()
+  p, q = (special.softmax(np.asarray(z, np.float64), axis=1)
+          for z in (teacher, student))
+  np.testing.assert_allclose(scores.fidelity(student, teacher),
+                             special.rel_entr(p, q).sum(1).mean(), rtol=1e-5)
+  assert scores.fidelity(teacher, teacher) == 0
+  # Its direction: a class that the teacher alone rules out costs little.
+  sure, torn = jnp.asarray([[30.0, 0.0]]), jnp.zeros((1, 2))
+  np.testing.assert_allclose(scores.fidelity(torn, sure), np.log(2), rtol=1e-6)
+  np.testing.assert_allclose(scores.fidelity(sure, torn), 15 - np.log(2),
+                             rtol=1e-6)
+  masked = jnp.asarray([[0.0, -jnp.inf]])
+  assert scores.fidelity(masked, masked) == 0
+  assert scores.fidelity(torn, masked) == np.float32(np.log(2))
+
+
+def test_top_k_accuracy():
+  """Against scikit-learn; ties in favour of the first."""
+  _, student, _, labels = models()
+  for k in range(1, K):
+    np.testing.assert_allclose(
+        scores.top_k_accuracy(student, labels, k=k),
+        metrics.top_k_accuracy_score(np.asarray(labels), np.asarray(student),
+                                     k=k, labels=np.arange(K)), rtol=1e-6)
+  assert scores.top_k_accuracy(student, labels, k=K) == 1
+  assert scores.top_k_accuracy(student, labels, k=1) == (
+      scores.accuracy(student, labels))
+  tied = jnp.zeros((3, 4))
+  for k, want in [(1, 1 / 3), (2, 2 / 3), (3, 2 / 3), (4, 1)]:
+    assert scores.top_k_accuracy(tied, jnp.asarray([0, 1, 3]), k=k) == (
+        np.float32(want))
+  # A label out of range and a row with NaN are wrong for every k.
+  odd = tied.at[1, 2].set(jnp.nan)
+  assert scores.top_k_accuracy(odd, jnp.asarray([4, 0, -1]), k=4) == 0
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -187,6 +258,16 @@ BAD = [
     (lambda: scores.accuracy(z[None], y), 'student_logits.*vmap'),
     (lambda: scores.knowledge_gain(z, z[:, :2], y), 'student_logits'),
     (lambda: scores.transfer_rate(z, z, z[:, :2], y), 'teacher_logits'),
+    (lambda: scores.agreement(z, z[:, :2]), 'teacher_logits'),
+    (lambda: scores.agreement(z[0], z[0]), 'student_logits.*vmap'),
+    (lambda: scores.churn(z, z[:3]), 'student_logits'),
+    (lambda: scores.churn(z, z, jnp.ones(3, bool)), 'where'),
+    (lambda: scores.fidelity(z, z[:, :2]), 'teacher_logits'),
+    (lambda: scores.fidelity(z, z, jnp.ones((4, 3), bool)), 'where'),
+    (lambda: scores.top_k_accuracy(z, y), 'k must be .* to 3.*got 5'),
+    (lambda: scores.top_k_accuracy(z, y, k=0), 'k must be'),
+    (lambda: scores.top_k_accuracy(z, y, k=1.0), 'k must be'),
+    (lambda: scores.top_k_accuracy(z, y[:3], k=1), 'labels'),
     (lambda: scores.areas_of_expertise(z), 'flips'),
     (lambda: scores.areas_of_expertise(z[0]), 'flips.*float'),
     (lambda: scores.areas_of_expertise(y, share=0), 'share.*0'),

@@ -8,7 +8,7 @@ import pytest
 
 from configs import common
 from experiments import transfer
-from experiments import transfer_pool
+from experiments import pool as pools
 from experiments import transfer_student
 from kt_jax import core
 from kt_jax import data
@@ -86,7 +86,7 @@ def _only_transfer(fit, never):
 def student(ran, tmp_path_factory):
   config, _ = ran
   splits = data.load(config.data)
-  pool = transfer_pool.load(config, splits, None)
+  pool = pools.load(config, splits, None)
   return transfer_student.Student(
       config, pool, 'mlp16', splits, tmp_path_factory.mktemp('student'))
 
@@ -141,7 +141,7 @@ def test_checkpoints_within_a_run(ran, tmp_path):
   config = config.copy_and_resolve_references()
   config.loop.save_every = 2
   splits = data.load(config.data)
-  pool = transfer_pool.load(config, splits, None)
+  pool = pools.load(config, splits, None)
   student = transfer_student.Student(config, pool, 'mlp8', splits, tmp_path)
   arms = [transfer_student.Arm('dp', ('mlp16',)), transfer_student.Arm('xe_kl_mcl', ('mlp32',))]
   fit = lambda label: student.fit(student.start, arms, 0, label)
@@ -167,7 +167,7 @@ def test_refuses_models_that_do_not_fit(ran):
   config.data.size = 16
   splits = data.load(config.data)
   with pytest.raises(core.UserError, match='input_shape'):
-    transfer_pool.load(config, splits, None)
+    pools.load(config, splits, None)
 
 
 def test_saved_students_are_runs(ran):

@@ -1,9 +1,16 @@
 """What every layer may import: reductions, names, trees."""
 from kt_jax.core.bind import bind as bind
+from kt_jax.core.check import check_fraction as check_fraction
 from kt_jax.core.check import check_logits as check_logits
+from kt_jax.core.check import check_positive as check_positive
+from kt_jax.core.gradient import reverse_gradient as reverse_gradient
 from kt_jax.core.names import nearest as nearest
 from kt_jax.core.names import resolve as resolve
 from kt_jax.core.names import UserError as UserError
+from kt_jax.core.pairs import dot as dot
+from kt_jax.core.pairs import root as root
+from kt_jax.core.pairs import squared_distances as squared_distances
+from kt_jax.core.pairs import unit as unit
 from kt_jax.core.reduce import masked_mean as masked_mean
 from kt_jax.core.reduce import masked_sum as masked_sum
 from kt_jax.core.reduce import to_float as to_float

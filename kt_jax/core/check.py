@@ -1,4 +1,8 @@
 """Checks at the door of a function."""
+import jax
+import numpy as np
+
+from kt_jax.core.names import UserError
 
 
 def check_logits(fn: str, **logits) -> None:
@@ -19,3 +23,26 @@ def check_logits(fn: str, **logits) -> None:
       raise ValueError(
           f'{fn}: {name} has shape {value.shape}, {first} {reference.shape}; '
           'they must agree (the last axis counts the classes).')
+
+
+def check_positive(fn: str, **settings) -> None:
+  """Refuses settings that are not above 0; traced ones pass.
+
+  Raises:
+    UserError: names the setting and its value.
+  """
+  for name, value in settings.items():
+    if not isinstance(value, jax.core.Tracer) and not np.all(
+        np.asarray(value) > 0):
+      raise UserError(f'{fn}: {name} must be > 0, got {value}.')
+
+
+def check_fraction(fn: str, **settings) -> None:
+  """Refuses settings outside [0, 1]; traced ones pass.
+
+  Raises:
+    UserError: names the setting and its value.
+  """
+  for name, value in settings.items():
+    if not isinstance(value, jax.core.Tracer) and not 0 <= value <= 1:
+      raise UserError(f'{fn}: {name} must be in [0, 1], got {value}.')

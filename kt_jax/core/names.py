@@ -49,7 +49,8 @@ def resolve(namespace: ModuleType, name: str, what: str,
     name = attribute
   else:
     choices = {n: v for n, v in vars(namespace).items()
-               if not n.startswith('_') and inspect.isfunction(v)
+               if not n.startswith('_')
+               and (inspect.isfunction(v) or inspect.isclass(v))
                and (takes is None or _takes(v, takes))}
   if name not in choices:
     raise UserError(nearest(what, name, choices))

@@ -12,7 +12,9 @@
 | know its shapes from headers | `abstract` |
 | bring a set of one's own | `module:function`, returns `from_arrays(...)` |
 | train | `stream`; augmentations in `data/augment.py` |
-| evaluate | `batches_for_eval` |
+| evaluate | `batches_for_eval`; `augmented` for shifted test sets |
+| know what a teacher says | `write_cache`, `read_cache`, `attach_cached` |
+| see an example in few ways | `stream(views=K)`; `views` lists one of them |
 | work on the global batch in the step | `normalize`, `mixup`, `cutmix` |
 """
 from kt_jax.data.arrays import Arrays as Arrays
@@ -20,6 +22,10 @@ from kt_jax.data.arrays import Info as Info
 from kt_jax.data.arrays import Source as Source
 from kt_jax.data.arrays import Splits as Splits
 from kt_jax.data.arrays import stratified as stratified
+from kt_jax.data.aspects import ASPECTS as ASPECTS
+from kt_jax.data.aspects import class_aspects as class_aspects
+from kt_jax.data.aspects import image_aspects as image_aspects
+from kt_jax.data.aspects import shuffled_aspects as shuffled_aspects
 from kt_jax.data.augment import parse as parse_augment
 from kt_jax.data.cache import cache_dir as cache_dir
 from kt_jax.data.cache import lock as lock
@@ -32,3 +38,10 @@ from kt_jax.data.mix import normalize as normalize
 from kt_jax.data.sources import from_arrays as from_arrays
 from kt_jax.data.stream import batches_for_eval as batches_for_eval
 from kt_jax.data.stream import stream as stream
+from kt_jax.data.teacher_cache import attach_cached as attach_cached
+from kt_jax.data.teacher_cache import full_key as full_key
+from kt_jax.data.teacher_cache import read_cache as read_cache
+from kt_jax.data.teacher_cache import TeacherCache as TeacherCache
+from kt_jax.data.views import augmented as augmented
+from kt_jax.data.views import views as views
+from kt_jax.data.write_cache import write_cache as write_cache

@@ -20,24 +20,35 @@ IN_MEMORY = 1 << 30
 
 
 class Rows:
-  """Some rows of a large array, gathered only when they are asked for."""
+  """Some images of many, gathered only when they are asked for.
 
-  def __init__(self, base: np.ndarray, index: np.ndarray):
-    self._base, self._index = base, index
-    self.shape = (len(index), *base.shape[1:])
+  Args:
+    base: `[N, H, W, C]`.
+    index: which of them.
+    pad: so many zeros are put on every side of each image.
+  """
+
+  def __init__(self, base: np.ndarray, index: np.ndarray, pad: int = 0):
+    self._base, self._index, self._pad = base, index, pad
+    _, h, w, c = base.shape
+    self.shape = (len(index), h + 2 * pad, w + 2 * pad, c)
     self.dtype, self.ndim = base.dtype, base.ndim
 
   def __len__(self) -> int:
     return len(self._index)
 
   def __getitem__(self, rows):
-    return self._base[self._index[rows]]
+    images = self._base[self._index[rows]]
+    if not self._pad:
+      return images
+    sides = [(0, 0)] * (images.ndim - 3) + [(self._pad, self._pad)] * 2
+    return np.pad(images, [*sides, (0, 0)])
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    return np.asarray(self._base[self._index], dtype)
+    return np.asarray(self[:], dtype)
 
   def take(self, index: np.ndarray) -> 'Rows':
-    return Rows(self._base, self._index[index])
+    return Rows(self._base, self._index[index], self._pad)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +90,12 @@ class Arrays:
     if len(index) * int(np.prod(images.shape[1:])) <= IN_MEMORY:
       images = np.asarray(images)
     return Arrays(images, self.labels[index], self.ids[index])
+
+  def pad(self, pixels: int) -> 'Arrays':
+    """The same, each image on a canvas of zeros that is larger on each side."""
+    whole = Arrays(Rows(self.images, np.arange(len(self)), pixels),
+                   self.labels, self.ids)
+    return whole.take(np.arange(len(self)))
 
 
 @dataclasses.dataclass(frozen=True)

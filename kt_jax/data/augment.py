@@ -254,6 +254,31 @@ class Transform(transforms.RandomMap):
     return {**element, 'images': self._augmentation.apply(images, *mine)}
 
 
+def by_example(chosen: list[tuple[str, Augmentation]], seed: int,
+               images: np.ndarray, ids: np.ndarray,
+               view: np.ndarray) -> np.ndarray:
+  """Augments each image by numbers that hang on (seed, its id, its view) alone.
+
+  Args:
+    chosen: what `parse` returns.
+    seed: of the run.
+    images: uint8 `[b, h, w, c]`.
+    ids: `[b]` integers from 0 on.
+    view: `[b]`, which of the views of each.
+
+  Returns:
+    Images of the same shape, row for row the same bits in any batch.
+  """
+  for name, (draw, apply) in chosen:
+    key, shape = seed_of(name, seed), images.shape[1:]
+    # Philox counts: from (0, 0, id, view) on, each row has 2^128 numbers.
+    drawn = [draw(np.random.Generator(np.random.Philox(
+        key=key, counter=(v << 192) + (i << 128))), 1, shape)
+             for i, v in zip(ids.tolist(), view.tolist())]
+    images = apply(images, *map(np.concatenate, zip(*drawn)))
+  return images
+
+
 def parse(augment) -> list[tuple[str, Augmentation]]:
   """Augmentations by name, in the order of `ORDER`.
 

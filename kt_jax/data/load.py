@@ -1,5 +1,6 @@
 """Data sets by name: train, validation and test, and what is known of them."""
 from collections.abc import Mapping
+import dataclasses
 import hashlib
 import math
 import numbers
@@ -19,6 +20,9 @@ from kt_jax.data.arrays import Piece
 from kt_jax.data.arrays import Source
 from kt_jax.data.arrays import Splits
 from kt_jax.data.arrays import stratified
+from kt_jax.data.skew import imbalanced
+from kt_jax.data.skew import long_tailed
+from kt_jax.data.skew import mislabelled
 
 # What may be asked of a data set, and what is done if it is not said.
 DEFAULTS: dict[str, Any] = {
@@ -28,8 +32,13 @@ DEFAULTS: dict[str, Any] = {
     'validation': 0.1,  # share or number, stratified, taken off train; 0: none
     'subset': 0,  # share or number of what is left of train; 0: all
     'split_seed': 1234,  # which examples those are
+    # Of what is left of train: class k keeps the share imbalance^(-k / (K-1)),
+    # so that the first is so many times the last; 0: all.
+    'imbalance': 0.0,
+    'label_noise': 0.0,  # share of train whose labels are of another class
     'data_dir': '',  # of TFDS; empty: $TFDS_DATA_DIR, else its default
     'size': 0,  # side of the square images are resized to; 0: as they are
+    'pad': 0,  # zeros on every side of each image, after resizing
     'test_limit': 0,  # at most so many of test, stratified, first ones; 0: all
     'mean': (),  # per channel on a scale of 0 to 1; empty: those of the set
     'std': (),
@@ -58,9 +67,13 @@ def load(config: Mapping[str, Any]) -> Splits:
   held_out[stratified(train.labels, sizes['validation'],
                       config['split_seed'])] = True
   left, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-  if sizes['train'] < len(left):
-    left = left[stratified(train.labels[left], sizes['train'],
-                           config['split_seed'])]
+  classes, seed = len(source.class_names), config['split_seed']
+  subset = _count(config, 'subset', len(left)) or len(left)
+  if subset < len(left):
+    left = left[stratified(train.labels[left], subset, seed)]
+  if config['imbalance']:
+    counts = long_tailed(subset, classes, config['imbalance'])
+    left = left[imbalanced(train.labels[left], counts, seed)]
   first = np.arange(len(test))
   if sizes['test'] < len(test):
     first = stratified(test.labels, sizes['test'], None)
@@ -73,9 +86,16 @@ def load(config: Mapping[str, Any]) -> Splits:
       ('test', test, test_crcs, first)]:
     whole = len(index) == len(arrays)
     parts[name] = arrays if whole else arrays.take(index)
+    if name == 'train' and config['label_noise']:
+      parts[name] = dataclasses.replace(parts[name], labels=mislabelled(
+          parts[name].labels, classes, config['label_noise'], seed))
+    if config['pad']:
+      parts[name] = parts[name].pad(config['pad'])
     for content in (parts[name].ids, parts[name].labels, crcs[index]):
       # The length goes first, so that no two ways to split look the same.
       digest.update(np.int64(len(content)).tobytes() + content.tobytes())
+  if config['pad']:
+    digest.update(f'pad {config["pad"]}'.encode())
   return Splits(**parts, info=_info(config, source, sizes, digest.hexdigest()))
 
 
@@ -105,7 +125,27 @@ def _plan(config):
   limit = _count(config, 'test_limit', all_test, clip=True)
   sizes = {'train': _count(config, 'subset', left) or left,
            'validation': validation, 'test': limit or all_test}
+  _check_skew(config, len(source.class_names), sizes['train'])
+  if config['imbalance']:
+    sizes['train'] = int(long_tailed(
+        sizes['train'], len(source.class_names), config['imbalance']).sum())
   return config, source, pieces, sizes
+
+
+def _check_skew(config, classes: int, n: int) -> None:
+  """Refuses imbalance and noise that `n` examples of train cannot have."""
+  for key, low, high, what in [
+      ('imbalance', 1, 1e6, '0 (off) or the ratio of the largest class to the '
+       'smallest, from 1 on'), ('label_noise', 0, 1, 'a share from 0 to 1')]:
+    value = config[key]
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not (value == 0 or low <= value <= high):
+      raise UserError(f'data.{key} must be {what}, got {value!r}.')
+  if config['imbalance'] and n < classes:
+    raise UserError(f'data.imbalance needs an example of each of the {classes} '
+                    f'classes; train has {n}.')
+  if config['label_noise'] and classes < 2:
+    raise UserError('data.label_noise needs two classes.')
 
 
 def _fill(config) -> dict[str, Any]:
@@ -122,7 +162,8 @@ def _fill(config) -> dict[str, Any]:
   for key in ('train', 'test', 'data_dir'):
     if not isinstance(config[key], str):
       raise UserError(f'data.{key} must be a string, got {config[key]!r}.')
-  for key, top in (('size', 1 << 12), ('split_seed', 1 << 62)):
+  for key, top in (('size', 1 << 12), ('pad', 1 << 10),
+                   ('split_seed', 1 << 62)):
     value = config[key]
     if not isinstance(value, numbers.Integral) or not 0 <= value < top:
       raise UserError(f'data.{key} must be an integer from 0 to {top - 1}, '
@@ -249,8 +290,10 @@ def _info(config, source: Source, sizes: dict[str, int],
                       f'channel of {source.name}, on a scale of 0 to 1, got '
                       f'{given}.')
     moments[key] = tuple(map(float, given))
-  side = config['size']
-  shape = (side, side, channels) if side else tuple(source.image_shape)
-  return Info(source.name, len(source.class_names), shape,
+  height, width = (config['size'],) * 2 if config['size'] else (
+      source.image_shape[:2])
+  margin = 2 * config['pad']
+  return Info(source.name, len(source.class_names),
+              (height + margin, width + margin, channels),
               class_names=source.class_names, sizes=sizes,
               fingerprint=fingerprint, **moments)

@@ -4,7 +4,7 @@ Batches are cut in the source: element i of the Grain source is the i-th global
 batch. Its state is one integer, so a run that resumes at step 1e6 replays
 nothing.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import functools
 import numbers
 import os
@@ -32,9 +32,10 @@ class Batches:
   next.
   """
 
-  def __init__(self, arrays: Arrays, batch_size: int, seed: int, rows: slice):
+  def __init__(self, arrays: Arrays, batch_size: int, seed: int, rows: slice,
+               views: int = 0):
     self._arrays, self._batch_size = arrays, batch_size
-    self._rows = np.arange(batch_size)[rows]
+    self._rows, self._views = np.arange(batch_size)[rows], views
     n = len(arrays)
     # Threads may work on both sides of the end of an epoch.
     self._permutation = functools.lru_cache(maxsize=2)(
@@ -46,25 +47,37 @@ class Batches:
   def __repr__(self) -> str:
     return f'Batches({len(self._arrays)} by {self._batch_size})'
 
-  def indices(self, step: int) -> np.ndarray:
-    """Positions of the examples in the rows of batch `step`."""
+  def indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """`(index, epoch)`: which examples are in the rows of batch `step`."""
     epochs, at = np.divmod(step * self._batch_size + self._rows,
                            len(self._arrays))
     index = np.empty(len(at), np.int64)
     for epoch in np.unique(epochs):
       now = epochs == epoch
       index[now] = self._permutation(int(epoch))[at[now]]
-    return index
+    return index, epochs
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-    index, arrays = self.indices(step), self._arrays
-    return {'images': np.asarray(arrays.images[index]),
-            'labels': np.asarray(arrays.labels[index], np.int32),
-            'ids': np.asarray(arrays.ids[index], np.int64)}
+    index, epochs = self.indices(step)
+    batch = gather(self._arrays, index)
+    if self._views:
+      batch['view'] = (epochs % self._views).astype(np.int32)
+    return batch
+
+
+def gather(arrays: Arrays, index: np.ndarray) -> dict[str, np.ndarray]:
+  """The batch of the examples at `index`."""
+  return {'images': np.asarray(arrays.images[index]),
+          'labels': np.asarray(arrays.labels[index], np.int32),
+          'ids': np.asarray(arrays.ids[index], np.int64),
+          'index': index.astype(np.int32)}
 
 
 def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
-           start: int = 0, rows: slice = slice(None),
+           start: int = 0, rows: slice = slice(None), views: int = 0,
+           view_seed: int = 0,
+           lookup: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+           | None = None,
            threads: int = THREADS) -> grain.DatasetIterator:
   """Endless batches of numpy arrays; batch i depends on (seed, i) alone.
 
@@ -76,18 +89,27 @@ def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
     start: step of the first batch.
     rows: the slice of the global batch that this process takes. The slices of
       several processes, joined, are what one process would see.
+    views: 0: augmentation is fresh in every batch. K > 0: it hangs on
+      `view_seed`, the id of the example and the epoch modulo K alone, so that
+      there are K views of each example, and what a teacher says of them can be
+      kept for runs of every seed.
+    view_seed: of the views.
+    lookup: changes batches after augmentation, in the reading threads: what
+      `attach_cached` returns.
     threads: that gather and augment ahead; 0 for none. They change no batch.
 
   Returns:
     An iterator of {'images': uint8 `[b, H, W, C]`, 'labels': int32 `[b]`,
-    'ids': int64 `[b]`}. `get_state()` is a small dict fit for JSON, and
-    `set_state()` goes there at once; `close()` stops the threads.
+    'ids': int64 `[b]`, 'index': int32 `[b]`, positions in `arrays`}, and with
+    `views` 'view': int32 `[b]`. `get_state()` is a small dict fit for JSON,
+    and `set_state()` goes there at once; `close()` stops the threads.
 
   Raises:
     UserError: no examples, or a number out of range.
   """
   check_batch_size(batch_size)
-  for name, value in [('seed', seed), ('start', start), ('threads', threads)]:
+  for name, value in [('seed', seed), ('start', start), ('threads', threads),
+                      ('views', views), ('view_seed', view_seed)]:
     if not _whole(value) or not 0 <= value < ENDLESS:
       raise UserError(f'{name} must be an integer from 0 on, got {value!r}.')
   if not len(arrays):
@@ -97,11 +119,20 @@ def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
                     f'of a batch, got {rows!r}.')
   if not flags.FLAGS.is_parsed():  # Grain reads flags, and notebooks have none
     flags.FLAGS.mark_as_parsed()
-  dataset = grain.MapDataset.source(Batches(arrays, batch_size, seed, rows))
-  for name, augmentation in augment_lib.parse(augment):
-    dataset = dataset.random_map(
-        augment_lib.Transform(augmentation, batch_size, rows),
-        seed=augment_lib.seed_of(name, seed))
+  dataset = grain.MapDataset.source(
+      Batches(arrays, batch_size, seed, rows, views))
+  chosen = augment_lib.parse(augment)
+  if views and chosen:
+    dataset = dataset.map(lambda batch: batch | {
+        'images': augment_lib.by_example(
+            chosen, view_seed, batch['images'], batch['ids'], batch['view'])})
+  else:
+    for name, augmentation in chosen:
+      dataset = dataset.random_map(
+          augment_lib.Transform(augmentation, batch_size, rows),
+          seed=augment_lib.seed_of(name, seed))
+  if lookup is not None:
+    dataset = dataset.map(lookup)
   iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(
       num_threads=threads, prefetch_buffer_size=AHEAD * threads)))
   if start:
@@ -118,8 +149,8 @@ def batches_for_eval(arrays: Arrays,
     batch_size: of every batch; the last is filled up with zeros.
 
   Returns:
-    Batches as those of `stream`, and 'where' bool `[b]`: which rows are
-    examples.
+    Batches as those of `stream`, without 'view' and with 'where' bool `[b]`:
+    which rows are examples.
 
   Raises:
     UserError: no examples or a batch size out of range, at the call.
@@ -130,10 +161,8 @@ def batches_for_eval(arrays: Arrays,
 
   def batches():
     for first in range(0, len(arrays), batch_size):
-      rows = slice(first, first + batch_size)
-      batch = {'images': np.asarray(arrays.images[rows]),
-               'labels': np.asarray(arrays.labels[rows], np.int32),
-               'ids': np.asarray(arrays.ids[rows], np.int64)}
+      batch = gather(arrays, np.arange(
+          first, min(first + batch_size, len(arrays))))
       batch['where'] = np.ones(len(batch['labels']), bool)
       lack = batch_size - len(batch['labels'])
       yield {k: np.pad(v, [(0, lack)] + [(0, 0)] * (v.ndim - 1))

@@ -17,6 +17,7 @@ from kt_jax.models.net import abstract as abstract
 from kt_jax.models.net import apply as apply
 from kt_jax.models.net import Arrays as Arrays
 from kt_jax.models.net import arrays as arrays
+from kt_jax.models.net import call as call
 from kt_jax.models.net import init as init
 from kt_jax.models.net import Net as Net
 from kt_jax.models.net import Output as Output

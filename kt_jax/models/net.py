@@ -117,15 +117,25 @@ def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
   Raises:
     ValueError: a tap does not exist; the message has the nearest one.
   """
-  model = _merge(net, params, stats, train, key)
   if not taps:
-    return Output(model(x), _arrays(net, nnx.split(model)[1])[1], {})
+    return Output(*call(net, params, stats, lambda model: model(x),
+                        train=train, key=key), {})
+  model = _merge(net, params, stats, train, key)
   logits, seen = _capture(model, x)
   for tap in taps:
     if tap not in seen:
       raise ValueError(core.nearest('tap', tap, seen))
   after = nnx.state(model, nnx.Not(nnx.Intermediate))
   return Output(logits, _arrays(net, after)[1], {t: seen[t] for t in taps})
+
+
+def call(net: Net, params: Arrays, stats: Arrays,
+         fn: Callable[[nnx.Module], Any], *, train: bool = False,
+         key: jax.Array | None = None) -> tuple[Any, Arrays]:
+  """`fn(module)` and the statistics it leaves; of a module of any kind."""
+  module = _merge(net, params, stats, train, key)
+  out = fn(module)
+  return out, _arrays(net, nnx.split(module)[1])[1]
 
 
 def taps(net: Net, params: Arrays, stats: Arrays, x) -> Arrays:

@@ -95,17 +95,24 @@ class Vit(nnx.Module):
     eps: of the LayerNorms.
     dropout: rate after positions, attentions and MLPs.
     attention_dropout: rate on the attention weights.
+    knowledge_tokens: learned tokens behind the others, without positions, in
+      the parameter `knowledge_token` (Xu et al. 2022; see
+      `losses.knowledge_token`). Blocks then have as many tokens more; no other
+      parameter, nor its first value, changes.
     rngs: random streams.
   """
 
   def __init__(self, classes, input_shape, *, depth, width, heads, patch=16,
                hidden=None, qkv_bias=True, eps=1e-12, dropout=0.0,
-               attention_dropout=0.0, rngs):
+               attention_dropout=0.0, knowledge_tokens=0, rngs):
     layers.check_image('vit', classes, input_shape)
     patch = layers.check_patch('vit', input_shape, patch)
     if heads < 1 or width % heads:
       raise ValueError(f'vit: width {width} must be a multiple of heads '
                        f'{heads}.')
+    if knowledge_tokens < 0:
+      raise ValueError('vit: knowledge_tokens must be >= 0, got '
+                       f'{knowledge_tokens}.')
     self.stem = Stem(input_shape, width, patch, dropout, rngs=rngs)
     self.blocks = nnx.List([
         Block(width, heads, 4 * width if hidden is None else hidden, qkv_bias,
@@ -114,9 +121,17 @@ class Vit(nnx.Module):
     self.norm = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
     self.pool = layers.Feature()
     self.head = _linear(width, classes, rngs=rngs)
+    # Drawn last: with or without it the others draw the same.
+    self.knowledge_token = nnx.Param(_normal(
+        rngs.params(), (1, knowledge_tokens, width))
+        ) if knowledge_tokens else None
 
   def __call__(self, x):
     x = self.stem(x)
+    if self.knowledge_token is not None:
+      token = self.knowledge_token[...].astype(x.dtype)
+      x = jnp.concatenate([x, jnp.broadcast_to(
+          token, (x.shape[0], *token.shape[1:]))], axis=1)
     for block in self.blocks:
       x = block(x)
     return self.head(self.pool(self.norm(x)[:, 0]))

@@ -38,21 +38,42 @@ def positive_flips(
   return flips if where is None else flips & where.astype(bool)
 
 
+def same(fn: str, where: jax.Array | None = None,
+         **logits: jax.Array) -> jax.Array:
+  """`[N]` booleans: two models, by the caller's names, predict one class."""
+  check_pair(fn, where, **logits)
+  first, second = logits.values()
+  return correct(first, jnp.argmax(second, axis=-1)) & ~jnp.isnan(
+      jnp.max(second, axis=-1))
+
+
 def check(fn: str, labels: jax.Array, where: jax.Array | None = None,
           **logits: jax.Array) -> None:
   """Refuses logits, labels and masks that do not belong together."""
+  check_pair(fn, where, **logits)
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'{fn}: labels must be integer class ids, '
+                     f'got {labels.dtype}.')
+  _check_rows(fn, 'labels', labels, **logits)
+
+
+def check_pair(fn: str, where: jax.Array | None = None,
+               **logits: jax.Array) -> None:
+  """Refuses logits and masks that do not belong together."""
   core.check_logits(fn, **logits)
   name, first = next(iter(logits.items()))
   if first.ndim != 2:
     raise ValueError(f'{fn}: {name} must be [N, K], got shape {first.shape}; '
                      'use jax.vmap for more axes.')
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f'{fn}: labels must be integer class ids, '
-                     f'got {labels.dtype}.')
-  for what, value in (('labels', labels), ('where', where)):
-    if value is not None and value.shape != first.shape[:1]:
-      raise ValueError(f'{fn}: {what} has shape {value.shape}; {name} asks for '
-                       f'{first.shape[:1]}.')
+  if where is not None:
+    _check_rows(fn, 'where', where, **logits)
+
+
+def _check_rows(fn: str, what: str, value: jax.Array, **logits) -> None:
+  name, first = next(iter(logits.items()))
+  if value.shape != first.shape[:1]:
+    raise ValueError(f'{fn}: {what} has shape {value.shape}; {name} asks for '
+                     f'{first.shape[:1]}.')
 
 
 def rate(hits: jax.Array, where: jax.Array | None) -> jax.Array:

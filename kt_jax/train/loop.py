@@ -13,6 +13,7 @@ import tqdm
 
 from kt_jax import checkpoint
 from kt_jax import core
+from kt_jax.train.step import own
 from kt_jax.train.step import Settings
 from kt_jax.train.step import State
 from kt_jax.train.writer import Writer
@@ -129,14 +130,19 @@ def to_items(state: State) -> tuple[dict, dict]:
   training = dict(step=state.step, opt_state=state.opt_state)
   if state.slow:
     return state.slow, training | {'fast': fast}
-  return fast, training
+  model = {k: own(v) for k, v in fast.items()}
+  aside = {k: {n: x for n, x in v.items() if n not in model[k]}
+           for k, v in fast.items()}
+  return model, training | ({'aside': aside} if any(aside.values()) else {})
 
 
 def from_items(model, training) -> State:
   """The inverse of `to_items`."""
   fast = training.get('fast', model)
-  return State(training['step'], fast['params'], fast['stats'],
-               training['opt_state'], model if 'fast' in training else {})
+  params, stats = (fast[k] | training.get('aside', {}).get(k, {})
+                   for k in ('params', 'stats'))
+  return State(training['step'], params, stats, training['opt_state'],
+               model if 'fast' in training else {})
 
 
 def resume(run: checkpoint.Run, state: State, stream) -> State:

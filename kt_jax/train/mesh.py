@@ -13,6 +13,8 @@ from kt_jax import core
 
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
+HOST = ('ids', 'view')
+
 
 def initialize(coordinator: str = '', processes: int = 0, process: int = -1):
   """Joins the processes of a run; does nothing for a run of one.
@@ -108,12 +110,12 @@ def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
 def putter(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
   """`put(batch)`: host rows of this process -> global arrays on the mesh.
 
-  The `ids` of examples stay behind: they are for look-ups on the host.
+  What is for look-ups on the host (`HOST`) stays behind.
   """
   where = NamedSharding(mesh, PartitionSpec('data'))
   def put(batch):
     if isinstance(batch, dict):
-      batch = {k: v for k, v in batch.items() if k != 'ids'}
+      batch = {k: v for k, v in batch.items() if k not in HOST}
     if jax.process_count() == 1:
       return jax.device_put(batch, where)
     return jax.tree.map(

@@ -12,18 +12,16 @@ from kt_jax import losses
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # term -> (sum, count)
 
 
-def make_objective(terms: Mapping[str, Mapping[str, Any]]
-                  ) -> Callable[[Mapping[str, Any]], Sums]:
-  """`pool of named arrays -> {term: (sum, count)}` from `config.terms`.
+# What a term may say besides; `train.stage` reads it.
+BETWEEN = ('teacher', 'taps', 'teacher_taps', 'module', 'trains', 'each')
 
-  A term is `dict(loss, weight, warmup, kw, rename)`: `loss` a public name of
-  `kt_jax.losses` or `module:function`, `kw` its settings, `rename` a map from a
-  parameter of the loss to the array that stands in for it (self-distillation
-  is `kd` with `teacher_logits` renamed to `initial_logits`). A term stops the
-  gradient of everything but the student's arrays.
+
+def resolve_terms(terms: Mapping[str, Mapping[str, Any]]
+                 ) -> dict[str, Callable[..., jax.Array]]:
+  """Term -> its loss: a public name of `kt_jax.losses` or `module:function`.
 
   Raises:
-    UserError: no terms, or a loss or setting that does not exist.
+    UserError: no terms, or a loss, setting or parameter that does not exist.
   """
   if not terms:
     raise core.UserError('config.terms is empty: name at least one loss.')
@@ -38,6 +36,27 @@ def make_objective(terms: Mapping[str, Mapping[str, Any]]
               f'parameter of {term["loss"]} (config.terms.{name}.{group})',
               setting, takes))
     functions[name] = fn
+  return functions
+
+
+def make_objective(terms: Mapping[str, Mapping[str, Any]]
+                  ) -> Callable[[Mapping[str, Any]], Sums]:
+  """`pool of named arrays -> {term: (sum, count)}` from `config.terms`.
+
+  A term is `dict(loss, weight, warmup, kw, rename)`: `kw` the loss's settings,
+  `rename` a map from a parameter of the loss to the array that stands in for it
+  (self-distillation is `kd` with `teacher_logits` renamed to `initial_logits`).
+  A term stops the gradient of everything but the student's arrays.
+
+  Raises:
+    UserError: as `resolve_terms`; or a term has what only a stage reads.
+  """
+  functions = resolve_terms(terms)
+  for name, term in terms.items():
+    for key in BETWEEN:
+      if term.get(key):
+        raise core.UserError(f'config.terms.{name}.{key} has no meaning here: '
+                             'it is for the experiment distill.')
 
   def objective(pool):
     sums = {}

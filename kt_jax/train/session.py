@@ -21,6 +21,7 @@ from kt_jax.train.step import make_settings
 from kt_jax.train.step import make_step
 from kt_jax.train.step import Settings
 from kt_jax.train.step import State
+from kt_jax.train.step import supervised
 
 
 class Session(NamedTuple):
@@ -61,11 +62,11 @@ def make_session(config, info: data.Info, *, trainable: str = ''
   average = ema > 0
 
   step = make_step(
-      net, config.terms, tx,
+      supervised(net, config.terms, config.train.compute_dtype),
+      config.terms, tx,
       classification(info, mixup=config.batch.mixup,
                      cutmix=config.batch.cutmix),
-      accumulate=config.train.accumulate,
-      compute_dtype=config.train.compute_dtype)
+      accumulate=config.train.accumulate)
 
   fresh = lambda: init_state(*models.arrays(net, build()), tx, average)
   abstract = jax.eval_shape(fresh)
@@ -126,7 +127,8 @@ def check(config, info: data.Info, *, name: str = '', **kw) -> Report:
   rows = config.batch.size
   meshes.rows(session.mesh, rows)
   batch = dict(images=jax.ShapeDtypeStruct((rows, *info.input_shape), np.uint8),
-               labels=jax.ShapeDtypeStruct((rows,), np.int32))
+               labels=jax.ShapeDtypeStruct((rows,), np.int32),
+               index=jax.ShapeDtypeStruct((rows,), np.int32))
   return describe(name or config.model.name, state, session.step.lower(
       state, batch, session.settings), config.loop.steps)
 

@@ -1,5 +1,6 @@
 """The state of a training run and the one step that moves it."""
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ class State(NamedTuple):
   params: Arrays
   stats: Arrays  # BatchNorm's running statistics and the like
   opt_state: optax.OptState
-  slow: dict[str, Arrays]  # moving average of params and stats; {} without one
+  slow: dict[str, Arrays]  # moving average of the model; {} without one
 
 
 class Settings(NamedTuple):
@@ -31,10 +32,22 @@ class Settings(NamedTuple):
   decay: jax.Array  # share of the old average kept at each averaging
   every: jax.Array  # int32, updates between two averagings
   seed: jax.Array  # int32, of every random number in the step
+  frozen: dict[str, Any]  # arrays that no step moves, such as a teacher's
 
 
-def make_settings(terms, *, seed=0, weights=None, rate=1.0, decay=0.0, every=1
-                 ) -> Settings:
+class Shared(NamedTuple):
+  """What a forward pass may look at besides what it differentiates."""
+  step: jax.Array
+  slow: dict[str, Arrays]
+  frozen: dict[str, Any]
+
+
+# `(params, stats, pool, key, shared) -> ({term: (sum, count)}, stats)`
+Forward = Callable[..., tuple[objectives.Sums, Arrays]]
+
+
+def make_settings(terms, *, seed=0, weights=None, rate=1.0, decay=0.0, every=1,
+                  frozen=None) -> Settings:
   """`Settings` of a config's terms; `weights` overrides theirs, 0 if absent."""
   if weights is None:
     weights = {name: term['weight'] for name, term in terms.items()}
@@ -43,14 +56,16 @@ def make_settings(terms, *, seed=0, weights=None, rate=1.0, decay=0.0, every=1
       raise core.UserError(core.nearest('term', name, terms))
   return Settings({n: jnp.float32(weights.get(n, 0.0)) for n in terms},
                   jnp.float32(rate), jnp.float32(decay), jnp.int32(every),
-                  jnp.int32(seed))
+                  jnp.int32(seed), frozen or {})
 
 
 def init_state(params: Arrays, stats: Arrays,
                tx: optax.GradientTransformation, average: bool) -> State:
   """A state at step 0. No leaf of it is another: the step donates them all."""
   copy = lambda tree: jax.tree.map(jnp.copy, tree)
-  slow = dict(params=copy(params), stats=copy(stats)) if average else {}
+  slow = {}
+  if average:
+    slow = copy(dict(params=own(params), stats=own(stats)))
   return State(jnp.zeros((), jnp.int32), copy(params), copy(stats),
                tx.init(params), slow)
 
@@ -64,10 +79,38 @@ def narrower(compute_dtype: str) -> Callable[[Any], Any]:
       lambda x: x.astype(compute_dtype) if x.dtype == jnp.float32 else x, tree)
 
 
-def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
+def own(arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """What is the model's: other networks and modules have paths `@name/...`."""
+  return {path: v for path, v in arrays.items() if not path.startswith('@')}
+
+
+def supervised(net: models.Net, terms, compute_dtype: str = 'float32'
+              ) -> Forward:
+  """The forward pass of one model and the losses that read its logits.
+
+  Args:
+    net: the model.
+    terms: `config.terms`.
+    compute_dtype: of activations and of the parameters they meet; parameters,
+      statistics and losses stay in float32.
+  """
+  objective = objectives.make_objective(terms)
+  narrow = narrower(compute_dtype)
+
+  def forward(params, stats, pool, key, shared):
+    del shared
+    out = models.apply(net, narrow(params), stats, narrow(pool['inputs']),
+                       train=True, key=key)
+    stats = jax.tree.map(lambda new, old: new.astype(old.dtype),
+                         out.stats, stats)
+    return objective(pool | {'student_logits': out.logits}), stats
+  return forward
+
+
+def make_step(forward: Forward, terms, tx: optax.GradientTransformation,
               prepare: Callable[[Mapping[str, Any], jax.Array],
                                 dict[str, Any]], *,
-              accumulate: int = 1, compute_dtype: str = 'float32'
+              accumulate: int = 1, outer: Callable[..., Arrays] | None = None
              ) -> Callable[[State, Mapping[str, Any], Settings],
                            tuple[State, dict[str, jax.Array]]]:
   """`step(state, batch, settings) -> (state, metrics)`, pure, to be jitted.
@@ -75,34 +118,26 @@ def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
   Every random number in it hangs on (settings.seed, state.step) alone.
 
   Args:
-    net: the student.
-    terms: `config.terms`.
+    forward: `supervised(...)` and the like.
+    terms: `config.terms`, for their warm-up.
     tx: the optimiser.
     prepare: `(batch, key) -> pool`, whose `inputs` the student sees; mixup and
       normalisation are there. The rest of the pool feeds the losses by name.
     accumulate: micro-batches a step is cut into. Losses and gradients do not
       change (sums and counts are added up); BatchNorm sees micro-batches.
-    compute_dtype: of activations and of the parameters they meet; parameters,
-      statistics and losses stay in float32.
+    outer: `(loss, params, stats, pool, key, shared) -> gradients` that replace
+      those of some parameters; `loss(params, stats, pool, key)` is the step's.
 
   Returns:
     The step. Its metrics are the mean of each term, `loss` and `grad_norm`.
   """
-  objective = objectives.make_objective(terms)
-  narrow = narrower(compute_dtype)
-
-  def sums(params, stats, pool, key):
-    out = models.apply(net, narrow(params), stats, narrow(pool['inputs']),
-                       train=True, key=key)
-    stats = jax.tree.map(lambda new, old: new.astype(old.dtype),
-                         out.stats, stats)
-    return objective(pool | {'student_logits': out.logits}), stats
-
   def step(state, batch, settings):
     key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
     key_prepare, key_model = jax.random.split(key)
     pool = prepare(batch, key_prepare)
     weights = objectives.warmed(terms, settings.weights, state.step)
+    shared = Shared(state.step, state.slow, settings.frozen)
+    sums = functools.partial(forward, shared=shared)
 
     def loss_fn(params, stats, pool, key, counts=None):
       found, stats = sums(params, stats, pool, key)
@@ -118,11 +153,14 @@ def make_step(net: models.Net, terms, tx: optax.GradientTransformation,
     else:
       grads, totals, counts, stats = _accumulate(
           loss_fn, sums, state, pool, key_model, accumulate)
+    if outer:
+      grads = grads | outer(lambda *args: loss_fn(*args)[0], state.params,
+                            state.stats, pool, key_model, shared)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: settings.rate * u, updates)
     params = optax.apply_updates(state.params, updates)
-    fast = dict(params=params, stats=stats)
+    fast = dict(params=own(params), stats=own(stats))
     slow = state.slow and _average(
         state.slow, fast, settings, state.step + 1)
     metrics = {n: totals[n] / jnp.maximum(counts[n], 1) for n in totals}

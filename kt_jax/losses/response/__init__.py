@@ -1,1 +1,1 @@
-"""Losses that read the logits of one example at a time."""
+"""Losses that read logits, most of them those of one example at a time."""

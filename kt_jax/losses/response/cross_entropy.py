@@ -32,9 +32,7 @@ def cross_entropy(
   References: none (the negative log-likelihood).
   """
   core.check_logits('cross_entropy', student_logits=student_logits)
-  if not 0 <= label_smoothing <= 1:
-    raise core.UserError('cross_entropy: label_smoothing must be in [0, 1], '
-                         f'got {label_smoothing}.')
+  core.check_fraction('cross_entropy', label_smoothing=label_smoothing)
   log_p = jax.nn.log_softmax(core.to_float(student_logits))
   loss = -expected('cross_entropy', log_p, labels)
   if not label_smoothing:

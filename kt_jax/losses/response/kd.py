@@ -3,6 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.response.temper import temper
 
 
 def kd(
@@ -19,7 +20,7 @@ def kd(
   Args:
     student_logits: `[..., K]` raw logits z_s.
     teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
-    temperature: tau > 0, a scalar, possibly traced.
+    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
 
   Returns:
     `[...]` losses in nats, at least float32, 0 at equality. The tau^2 is in:
@@ -34,10 +35,8 @@ def kd(
   """
   core.check_logits('kd', student_logits=student_logits,
                     teacher_logits=teacher_logits)
-  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-    raise core.UserError(f'temperature must be > 0, got {temperature}.')
-  log_s = jax.nn.log_softmax(core.to_float(student_logits) / temperature)
-  log_t = jax.nn.log_softmax(core.to_float(teacher_logits) / temperature)
+  log_s, log_t = map(jax.nn.log_softmax, temper(
+      'kd', temperature, student_logits, teacher_logits))
   p = jnp.exp(log_t)
   # 0 (log 0 - log q) is 0. NaN == 0 is false, so that a NaN stays one.
   gap = jnp.where(p == 0, 0, log_t) - jnp.where(p == 0, 0, log_s)

@@ -5,6 +5,30 @@ from jax import numpy as jnp
 from kt_jax import core
 
 
+def is_true(fn: str, values: jax.Array, labels: jax.Array) -> jax.Array:
+  """Which class is the true one.
+
+  Args:
+    fn: name of the caller, for the message.
+    values: `[..., K]`.
+    labels: `[...]` integer ids.
+
+  Returns:
+    `[..., K]` bool; all False for an id outside 0..K-1.
+
+  Raises:
+    ValueError: labels of another shape, or not integer.
+  """
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'{fn}: labels must be integer class ids; got '
+                     f'{labels.dtype}.')
+  if labels.shape != values.shape[:-1]:
+    raise ValueError(
+        f'{fn}: labels (class ids) must have shape {values.shape[:-1]}, that '
+        f'of student_logits less the class axis; got {labels.shape}.')
+  return labels[..., None] == jnp.arange(values.shape[-1])
+
+
 def expected(fn: str, values: jax.Array, labels: jax.Array) -> jax.Array:
   """`sum_k y_k v_k`: the true class's value where labels are class ids.
 
@@ -21,13 +45,8 @@ def expected(fn: str, values: jax.Array, labels: jax.Array) -> jax.Array:
     ValueError: labels of another shape, or neither integer nor floating.
   """
   if jnp.issubdtype(labels.dtype, jnp.integer):
-    if labels.shape != values.shape[:-1]:
-      raise ValueError(
-          f'{fn}: labels (class ids) must have shape {values.shape[:-1]}, that '
-          f'of student_logits less the class axis; got {labels.shape}.')
-    classes = jnp.arange(values.shape[-1])
-    true = labels[..., None] == classes
-    known = (labels >= 0) & (labels < classes.size)
+    true = is_true(fn, values, labels)
+    known = jnp.any(true, axis=-1)
     return jnp.where(known, jnp.sum(values, axis=-1, where=true), jnp.nan)
   if not jnp.issubdtype(labels.dtype, jnp.floating):
     raise ValueError(f'{fn}: labels must be integer class ids or floating '

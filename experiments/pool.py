@@ -1,4 +1,4 @@
-"""The pool of `transfer`: models given as checkpoints, or trained and kept."""
+"""Models that others learn from: given as checkpoints, or trained and kept."""
 import copy
 import json
 from typing import NamedTuple
@@ -25,18 +25,18 @@ class Member(NamedTuple):
 
 def members(config):
   """Name -> checkpoint directory, or the config that trains the member."""
-  found = {}
-  for name, changes in config.pool.items():
-    changes = changes.to_dict()
-    if changes.get('checkpoint'):
-      found[name] = changes['checkpoint']
-      continue
-    member = copy.deepcopy(config.pretrain).unlock()
-    _refuse_unknown(changes, member, f'config.pool.{name}')
-    if 'model' in changes:  # not merged: settings of another model do not fit
-      member.model = dict(kw={}) | changes.pop('model')
-    member.update(changes)
-    found[name] = member
+  return {name: changes.get('checkpoint') or changed(
+      config.pretrain, changes, f'config.pool.{name}')
+          for name, changes in config.pool.items()}
+
+
+def changed(base, changes, where: str):
+  """A copy of the config `base` with `changes`; none of them is unknown."""
+  changes, found = changes.to_dict(), copy.deepcopy(base).unlock()
+  _refuse_unknown(changes, found, where)
+  if 'model' in changes:  # not merged: settings of another model do not fit
+    found.model = dict(kw={}) | changes.pop('model')
+  found.update(changes)
   return found
 
 
@@ -51,41 +51,49 @@ def _refuse_unknown(changes, known, where):
 
 def load(config, splits, workdir):
   """Name -> Member; trains what is neither given nor in the cache."""
-  folder = epath.Path(config.pool_dir or (
-      data.cache_dir() / 'pool' if jax.process_count() == 1
-      else workdir / 'pool'))  # which all processes see
+  folder = home(config.pool_dir, workdir)
   pool = {}
   for name, member in members(config).items():
     if not isinstance(member, str):
-      member = _train(name, member, folder)
-    trained = train.load_trained(member)
-    train.check_fits(trained.info, splits.info, f'config.pool.{name}')
-    predict = train.make_predict(trained.net, trained.info,
+      member = trained(name, member, folder)
+    model = train.load_trained(member)
+    train.check_fits(model.info, splits.info, f'config.pool.{name}')
+    predict = train.make_predict(model.net, model.info,
                                  compute_dtype=config.compute_dtype)
     logits = lambda arrays: train.predict_all(
-        predict, trained.params, trained.stats, arrays,
+        predict, model.params, model.stats, arrays,
         batch_size=config.eval_batch_size)
     held_out = splits.validation
     pool[name] = Member(
-        trained, predict, logits(splits.test),
+        model, predict, logits(splits.test),
         right(logits(held_out), held_out.labels) / len(held_out)
         if len(held_out) else 0.0)
   return pool
 
 
-def _train(name, config, folder):
-  """The workdir of a member; its name says config, data and version."""
+def home(given: str, workdir):
+  """Where models that are trained for this run are kept, for others too."""
+  if given or jax.process_count() == 1:
+    return epath.Path(given or data.cache_dir() / 'pool')
+  return epath.Path(workdir) / 'pool'  # which all processes see
+
+
+def trained(name, config, folder):
+  """Trains a model unless that was done: its workdir.
+
+  The name of the workdir says config, data and version.
+  """
   content = json.loads(config.to_json()) | dict(
       kt_jax=kt_jax.__version__,
       fingerprint=data.load(config.data).info.fingerprint)
-  home = folder / f'{name}-{checkpoint.config_hash(content)}'
+  path = folder / f'{name}-{checkpoint.config_hash(content)}'
   if jax.process_count() > 1:
-    pretrain.run(config, home)
-    return home
+    pretrain.run(config, path)
+    return path
   folder.mkdir(parents=True, exist_ok=True)
-  with data.lock(folder / f'.{home.name}.lock'):  # another run may train it now
-    pretrain.run(config, home)
-  return home
+  with data.lock(folder / f'.{path.name}.lock'):  # another run may train it now
+    pretrain.run(config, path)
+  return path
 
 
 def right(logits, labels) -> int:

@@ -1,0 +1,44 @@
+r"""BD-KD: forward and reverse divergence by the entropy gap, in online learning.
+
+  python -m experiments.run --config configs/amara2022bdkd/mnist.py:small \
+      --workdir runs/bdkd
+
+Student: 16 hidden units; peer: twice 512; 5000 images of MNIST, ECE on its
+10,000 test images. `forward` is deep mutual learning.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.distill()
+  r.paper = 'amara2022bdkd'
+  r.data = common.data('mnist', validation=0, subset=5000)
+  r.model = dict(name='mlp', kw=dict(width=16, depth=1))
+  r.teachers.peer = common.teacher(
+      'online', model=dict(name='mlp', kw=dict(width=512, depth=2)))
+  r.batch.size = 64
+  r.optimizer.update(learning_rate=0.05, weight_decay=5e-4)
+  r.optimizer.kw.momentum = 0.9
+  r.optimizer.schedule.name = 'cosine_decay_schedule'
+  r.loop.update(steps=800, log_every=200)
+  r.eval_batch_size = 1000
+  r.terms.task = common.term('cross_entropy')
+  r.terms.peer_task = common.term('cross_entropy', learner='peer')
+  r.terms.peer_kd = common.term('kd', learner='peer', teacher='student',
+                                temperature=1.0)
+  r.terms.bd = common.term('bd_kd', teacher='peer')
+  c = common.compare(r)
+  gate = lambda name: common.arm(terms=dict(bd=dict(kw=dict(gate=name))))
+  c.arms.label = common.arm('task')
+  c.arms.bd = gate('calibrating')
+  c.arms.flipped = gate('flipped')
+  c.arms.forward = gate('forward')  # deep mutual learning
+  c.arms.reverse = gate('reverse')
+  c.arms.both = gate('both')
+  c.seeds = tuple(range(5))
+  for other in ('forward', 'reverse', 'both', 'flipped', 'label'):
+    c.claims[f'ece_{other}'] = common.claim('bd', other, 'ece', lower=True)
+  c.claims.accuracy = common.claim('bd', 'forward', margin=-0.005)
+  return common.small_variant(c, variant, VARIANTS)

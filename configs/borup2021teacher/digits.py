@@ -1,0 +1,38 @@
+r"""Self-distillation with and without labels, and with the weight that is best.
+
+  python -m experiments.run --config configs/borup2021teacher/digits.py:small \
+      --workdir runs/guidance
+
+`chosen` takes the weight of the labels from the closed form for a kernel
+regression on the last generation's features. The exact claims, of kernel
+regression itself, are `tests/theory_test.py`. Departs: divergence, not squared
+error between softmax outputs.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.digits_run()
+  r.paper = 'borup2021teacher'
+  r.data.update(validation=200, label_noise=0.3)
+  r.generations.count = 5
+  r.terms.label = common.term('cross_entropy', weight=0.25)
+  r.terms.self = common.term('kd', weight=0.75, teacher='previous',
+                             temperature=1.0)
+  c = common.compare(r)
+  c.arms.without = common.arm(generations=dict(first=('label',)),
+                              terms=dict(self=dict(weight=1.0)))
+  c.arms.fixed = common.arm()
+  c.arms.chosen = common.arm(generations=dict(label='label', teacher='self'))
+  c.seeds = tuple(range(5))
+  last = 'accuracy_4'
+  c.claims.helps = common.claim('fixed', 'fixed', 'accuracy_1',
+                                than_metric='accuracy_0')
+  c.claims.guidance = common.claim('fixed', 'without', last)
+  c.claims.chosen = common.claim('chosen', 'without', last)
+  c.claims.chosen_fixed = common.claim('chosen', 'fixed', last)
+  c.claims.too_often = common.claim('without', 'without', 'accuracy_1',
+                                    than_metric=last)
+  return common.small_variant(c, variant, VARIANTS)

@@ -1,0 +1,38 @@
+r"""Born-again networks, with their two controls, on few digits.
+
+  python -m experiments.run --config configs/furlanello2018born/digits.py:small \
+      --workdir runs/born
+
+Generation 0 learns from labels alone and is the baseline, seed by seed; `born`
+has no labels after it. The paper's own recipe (DenseNets on CIFAR-100) is not
+here: there is no DenseNet in `kt_jax.models`.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.digits_run()
+  r.paper = 'furlanello2018born'
+  r.generations.first = ('task',)
+  r.terms.task = common.term('cross_entropy')
+  r.terms.born = common.term('kd', temperature=1.0, teacher='previous')
+  r.terms.cwtm = common.term('cwtm', teacher='previous')
+  r.terms.dkpp = common.term('dkpp', teacher='previous')
+  c = common.compare(r)
+  c.arms.born = common.arm('task', 'born', generations=dict(count=4))
+  c.arms.cwtm = common.arm('task', 'cwtm', generations=dict(count=2))
+  c.arms.dkpp = common.arm('task', 'dkpp', generations=dict(count=2))
+  c.seeds = tuple(range(10))
+  before = dict(metric='accuracy_1', than_metric='accuracy_0')
+  c.claims.born = common.claim('born', 'born', **before)
+  c.claims.second = common.claim('born', 'born', 'accuracy_2',
+                                 than_metric='accuracy_1')
+  c.claims.ensemble = common.claim('born', 'born', 'accuracy_ensemble',
+                                   than_metric='accuracy_3')
+  c.claims.cwtm = common.claim('cwtm', 'cwtm', **before)
+  c.claims.dkpp = common.claim('dkpp', 'dkpp', **before)
+  c.claims.born_cwtm = common.claim('born', 'cwtm', 'accuracy_1')
+  c.claims.born_dkpp = common.claim('born', 'dkpp', 'accuracy_1')
+  return common.small_variant(c, variant, VARIANTS)

@@ -1,0 +1,34 @@
+r"""Class attention transfer against labels, KD and logit matching.
+
+  python -m experiments.run --config configs/guo2023catkd/cifar10.py:small \
+      --workdir runs/catkd
+
+The arm `cat` sees no label and no logits; `logits` is the same loss pooled to
+one cell, the match of logits that lies within CAT-KD.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.cifar_pair()
+  r.paper = 'guo2023catkd'
+  r.terms.task = common.term('cross_entropy')
+  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  cam = dict(teacher='teacher', taps='stages/2')
+  r.terms.cat_kd = common.term('class_attention', weight=2.0, **cam)
+  r.terms.logits = common.term('class_attention', weight=2.0, pool=1, **cam)
+  r.terms.cat = common.term('class_attention', weight=50.0, normalize=True,
+                            **cam)
+  c = common.compare(r)
+  c.arms.label = common.arm('task')
+  c.arms.kd = common.arm('task', 'kd')
+  c.arms.cat_kd = common.arm('task', 'cat_kd')
+  c.arms.logits = common.arm('task', 'logits')
+  c.arms.cat = common.arm('cat')
+  c.claims.cat_kd = common.claim('cat_kd', 'label')
+  c.claims.maps = common.claim('cat_kd', 'logits')
+  c.claims.cat_kd_kd = common.claim('cat_kd', 'kd')
+  return common.pair_variant(c, variant, VARIANTS)

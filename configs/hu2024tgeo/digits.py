@@ -1,0 +1,41 @@
+r"""TGeo-KD: a learned weight for each sample, against fixed ones.
+
+  python -m experiments.run --config configs/hu2024tgeo/digits.py:small \
+      --workdir runs/tgeo
+
+300 training images of which 30 % have a wrong label; the teacher's logits are
+permuted for another 30 %; 200 clean images are held out, for the ratio network.
+`fixed_P` gives the teacher P percent.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.digits_run()
+  r.paper = 'hu2024tgeo'
+  r.data.update(validation=200, label_noise=0.3)
+  r.batch.size = 100
+  r.model = dict(name='mlp', kw=dict(width=32, depth=1))
+  r.pretrain.data.update(subset=0, validation=200)
+  r.teachers.teacher = common.teacher(corrupt=0.3, train=dict(
+      model=dict(name='mlp', kw=dict(width=128, depth=2))))
+  r.modules.ratio = common.module('SampleRatio')
+  r.optimizers.ratio = common.optimizer('adam', 0.01)
+  share = dict(teacher='teacher', module='ratio')
+  r.terms.kd = common.term('kd', teacher='teacher', temperature=1.5)
+  r.terms.task = common.term('cross_entropy')
+  r.terms.geo_kd = common.term('kd', each='teacher_share', temperature=1.5,
+                               **share)
+  r.terms.geo_task = common.term('cross_entropy', each='label_share', **share)
+  c = common.compare(r)
+  c.arms.geo = common.arm('geo_kd', 'geo_task',
+                          bilevel=dict(module='ratio', rate=0.1))
+  for percent in (0, 25, 50, 75, 100):
+    a = percent / 100
+    c.arms[f'fixed_{percent}'] = common.arm('kd', 'task', terms=dict(
+        kd=dict(weight=a), task=dict(weight=1 - a)))
+    c.claims[f'fixed_{percent}'] = common.claim('geo', f'fixed_{percent}')
+  c.seeds = tuple(range(10))
+  return common.small_variant(c, variant, VARIANTS)

@@ -1,0 +1,24 @@
+r"""Distillation by correlation (DIST) against KD.
+
+  python -m experiments.run --config configs/huang2022dist/cifar10.py:small \
+      --workdir runs/dist
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.cifar_pair()
+  r.paper = 'huang2022dist'
+  r.terms.task = common.term('cross_entropy')
+  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  r.terms.dist = common.term('dist', teacher='teacher')
+  c = common.compare(r)
+  c.arms.label = common.arm('task')
+  c.arms.kd = common.arm('task', 'kd')
+  c.arms.dist = common.arm('task', 'dist')
+  c.claims.dist = common.claim('dist', 'label')
+  c.claims.dist_kd = common.claim('dist', 'kd')
+  return common.pair_variant(c, variant, VARIANTS)

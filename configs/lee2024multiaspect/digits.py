@@ -1,0 +1,38 @@
+r"""Answers about each image as further targets (MaKD), on few digits.
+
+  python -m experiments.run --config configs/lee2024multiaspect/digits.py:small \
+      --workdir runs/aspects
+
+The answers are attributes computed from the image (loops, symmetry, where the
+ink is), not a language model's. Controls: `shuffled` among the images of a
+class, and `by_class`, their means over a class.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.digits_run()
+  r.paper = 'lee2024multiaspect'
+  r.modules.aspects = common.module('AspectHead')
+  more = dict(taps='pool', module='aspects', weight=4.0)
+  r.terms.task = common.term('cross_entropy')
+  r.terms.aspects = common.term('multi_aspect', **more)
+  r.terms.by_class = common.term(
+      'multi_aspect', rename=dict(teacher_aspects='class_aspects'), **more)
+  r.terms.shuffled = common.term(
+      'multi_aspect', rename=dict(teacher_aspects='shuffled_aspects'), **more)
+  r.targets.teacher_aspects = 'image_aspects'
+  r.targets.class_aspects = 'class_aspects'
+  r.targets.shuffled_aspects = 'shuffled_aspects'
+  r.model = dict(name='mlp', kw=dict(width=64, depth=1))
+  c = common.compare(r)
+  c.arms.label = common.arm('task')
+  for name in ('aspects', 'by_class', 'shuffled'):
+    c.arms[name] = common.arm('task', name)
+  c.seeds = tuple(range(10))
+  c.claims.aspects = common.claim('aspects', 'label')
+  c.claims.shuffled = common.claim('aspects', 'shuffled')
+  c.claims.by_class = common.claim('aspects', 'by_class')
+  return common.small_variant(c, variant, VARIANTS)

@@ -1,0 +1,48 @@
+r"""HARD: augmentations learned against the student, out of domain.
+
+  python -m experiments.run --config configs/nix2023hard/digits.py:small \
+      --workdir runs/hard
+
+Digits on a canvas twice their size. The teacher knows shifts of up to 4 pixels,
+the student sees centred digits alone; `shifted_accuracy` is on shifted ones.
+HARD is told an outer range of 8 pixels; `random_P` shifts by up to P.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.digits_run()
+  r.paper = 'nix2023hard'
+  r.data.update(pad=4, subset=0)
+  r.pretrain.data.update(pad=4, subset=0)
+  r.batch.size = 64
+  r.model = dict(name='mlp', kw=dict(width=256, depth=2))
+  r.optimizer = common.optimizer('adam', 1e-3)
+  r.optimizer.schedule.name = 'cosine_decay_schedule'
+  r.loop.steps = 2000
+  r.pretrain.loop.steps = 1500
+  r.teachers.teacher = common.teacher(train=dict(
+      model=dict(name='convnet', kw=dict(widths=(16, 32))),
+      batch=dict(augment=dict(shift=dict(pixels=4)))))
+  r.modules.move = common.module('AffineAugmentor', shift=0.5)
+  r.optimizers.move = common.optimizer('adam', 0.01)
+  kd = dict(teacher='teacher', temperature=4.0)
+  r.terms.kd = common.term('kd', **kd)
+  r.terms.clean = common.term('kd', learner='student@clean',
+                              teacher='teacher@clean', temperature=4.0)
+  r.terms.against = common.term('kd', weight=-1.0, trains=('move',), **kd)
+  r.shifts.shifted = dict(shift=dict(pixels=4))
+  c = common.compare(r)
+  c.arms.plain = common.arm('kd')
+  c.arms.hard = common.arm('kd', 'clean', 'against', augmentor='move')
+  c.claims.hard = common.claim('hard', 'plain', 'shifted_accuracy')
+  c.claims.in_domain = common.claim('hard', 'plain')
+  for pixels in (1, 2, 4, 8):
+    c.arms[f'random_{pixels}'] = common.arm('kd', batch=dict(
+        augment=dict(shift=dict(pixels=pixels))))
+    c.claims[f'random_{pixels}'] = common.claim(
+        'hard', f'random_{pixels}', 'shifted_accuracy')
+  c.seeds = (0, 1, 2, 3, 4)
+  return common.small_variant(c, variant, VARIANTS)

@@ -1,0 +1,47 @@
+r"""PESF-KD: an adapter on an over-confident teacher, against tuning all of it.
+
+  python -m experiments.run --config configs/rao2022pesf/digits.py:small \
+      --workdir runs/pesf
+
+The teacher, an MLP, was trained to zero loss on the student's own 300 images;
+`online` tunes all of it, by the same two terms. The claim "within noise" is that
+the difference is above minus one point, by two standard errors.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.digits_run()
+  r.paper = 'rao2022pesf'
+  r.model = dict(name='mlp', kw=dict(width=16, depth=1))
+  wide = dict(train=dict(model=dict(name='mlp', kw=dict(width=256, depth=2))))
+  r.teachers.teacher = common.teacher(**wide)
+  r.teachers.online = common.teacher('online', **wide)
+  r.optimizers.online = common.optimizer('sgd', 0.01, momentum=0.9)
+  r.modules.adapter = common.module('TeacherAdapter')
+  r.optimizers.adapter = common.optimizer('sgd', 0.01, momentum=0.9)
+  kd = dict(temperature=4.0)
+  adapted = dict(teacher='teacher', teacher_taps='pool', module='adapter')
+  labels = dict(rename=dict(student_logits='teacher_logits'))
+  r.terms.task = common.term('cross_entropy')
+  r.terms.kd = common.term('kd', teacher='teacher', **kd)
+  r.terms.pesf = common.term('kd', **adapted, **kd)
+  r.terms.hold = common.term('cross_entropy', trains=('adapter',), **adapted,
+                             **labels)
+  r.terms.online_kd = common.term('kd', teacher='online', **kd,
+                                  trains=('student', 'online'))
+  r.terms.online_hold = common.term('cross_entropy', learner='online')
+  c = common.compare(r)
+  c.arms.label = common.arm('task')
+  c.arms.kd = common.arm('task', 'kd')
+  c.arms.pesf = common.arm('task', 'pesf', 'hold')
+  c.arms.online = common.arm('task', 'online_kd', 'online_hold')
+  c.seeds = tuple(range(10))
+  c.claims.kd = common.claim('kd', 'label')
+  c.claims.pesf_kd = common.claim('pesf', 'kd')
+  c.claims.within_noise_of_online = common.claim('pesf', 'online', margin=-0.01)
+  c.claims.fewer_parameters = common.claim(
+      'pesf', 'online', 'trained_besides', lower=True)
+  return common.small_variant(c, variant, VARIANTS)

@@ -1,0 +1,29 @@
+r"""Contrastive representation distillation against labels and KD.
+
+  python -m experiments.run --config configs/tian2020crd/cifar10.py:small \
+      --workdir runs/crd
+
+`small` draws 1024 negatives; the paper 16384.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.cifar_pair()
+  r.paper = 'tian2020crd'
+  r.terms.task = common.term('cross_entropy')
+  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  r.modules.memory = common.module('ContrastiveMemory', negatives=1024)
+  r.terms.crd = common.term('crd', weight=0.8, teacher='teacher', taps='pool',
+                            module='memory')
+  c = common.compare(r)
+  c.arms.label = common.arm('task')
+  c.arms.kd = common.arm('task', 'kd')
+  c.arms.crd = common.arm('task', 'crd')
+  c.arms.crd_kd = common.arm('task', 'kd', 'crd')
+  c.claims.crd = common.claim('crd', 'label')
+  c.claims.crd_kd = common.claim('crd_kd', 'kd')
+  return common.pair_variant(c, variant, VARIANTS)

@@ -1,0 +1,26 @@
+r"""Similarity-preserving distillation against labels and KD.
+
+  python -m experiments.run --config configs/tung2019sp/cifar10.py:small \
+      --workdir runs/sp
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.cifar_pair()
+  r.paper = 'tung2019sp'
+  r.terms.task = common.term('cross_entropy')
+  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  r.terms.sp = common.term('similarity_preserving', weight=3000.0,
+                           teacher='teacher', taps='stages/2')
+  c = common.compare(r)
+  c.arms.label = common.arm('task')
+  c.arms.kd = common.arm('task', 'kd')
+  c.arms.sp = common.arm('task', 'sp')
+  c.arms.sp_kd = common.arm('task', 'kd', 'sp')
+  c.claims.sp = common.claim('sp', 'label')
+  c.claims.sp_kd = common.claim('sp_kd', 'kd')
+  return common.pair_variant(c, variant, VARIANTS)

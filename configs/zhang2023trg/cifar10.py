@@ -1,0 +1,38 @@
+r"""Token relationship graphs (TRG) against KD and instance relations (RKD).
+
+  python -m experiments.run --config configs/zhang2023trg/cifar10.py:small \
+      --workdir runs/trg
+
+Arms `..._tail` train on a long tail: 50 times as many images of the first
+class as of the last. All parts of TRG have weight 1 before the common 0.5.
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.cifar_pair()
+  r.paper = 'zhang2023trg'
+  r.terms.task = common.term('cross_entropy')
+  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  r.terms.distance = common.term('rkd_distance', weight=25.0,
+                                 teacher='teacher', taps='pool')
+  r.terms.angle = common.term('rkd_angle', weight=50.0, teacher='teacher',
+                              taps='pool')
+  graph = dict(teacher='teacher', taps='stages/2', module='graph', tokens=8)
+  r.modules.graph = common.module('TokenGraph')
+  r.terms.trg = common.term('token_graph', weight=0.5, **graph)
+  rkd, trg = ('task', 'kd', 'distance', 'angle'), ('task', 'kd', 'trg')
+  c = common.compare(r)
+  for name, terms in (('label', ('task',)), ('kd', ('task', 'kd')),
+                      ('rkd', rkd), ('trg', trg)):
+    c.arms[name] = common.arm(*terms)
+    c.arms[f'{name}_tail'] = common.arm(*terms, data=dict(imbalance=50.0))
+  c.claims.trg_kd = common.claim('trg', 'kd')
+  c.claims.trg_rkd = common.claim('trg', 'rkd')
+  c.claims.trg_rkd_tail = common.claim('trg_tail', 'rkd_tail')
+  c.claims.margin_grows = common.claim('trg_tail', 'rkd_tail',
+                                       above=('trg', 'rkd'))
+  return common.pair_variant(c, variant, VARIANTS)

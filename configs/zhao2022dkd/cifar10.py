@@ -1,0 +1,25 @@
+r"""Decoupled distillation against KD.
+
+  python -m experiments.run --config configs/zhao2022dkd/cifar10.py:small \
+      --workdir runs/dkd
+"""
+from configs import common
+
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = common.cifar_pair()
+  r.paper = 'zhao2022dkd'
+  r.terms.task = common.term('cross_entropy')
+  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  r.terms.dkd = common.term('dkd', teacher='teacher', warmup=100)
+  c = common.compare(r)
+  c.arms.label = common.arm('task')
+  c.arms.kd = common.arm('task', 'kd')
+  c.arms.dkd = common.arm('task', 'dkd')
+  c.claims.kd = common.claim('kd', 'label')
+  c.claims.dkd = common.claim('dkd', 'label')
+  c.claims.dkd_kd = common.claim('dkd', 'kd')
+  return common.pair_variant(c, variant, VARIANTS)

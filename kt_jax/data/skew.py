@@ -1,0 +1,59 @@
+"""Training sets with rare classes and wrong labels.
+
+Letters: N examples, K classes, n_k examples of class k.
+"""
+import numpy as np
+
+from kt_jax.core import UserError
+from kt_jax.data.arrays import permutation
+
+
+def long_tailed(total: int, classes: int, ratio: float) -> np.ndarray:
+  """Examples `[K]` of each class, of `total` that are shared alike.
+
+    n_k = n / K * ratio^(-k / (K - 1)), rounded down, at least 1
+  """
+  share = np.arange(classes) / max(classes - 1, 1)
+  # Sums of floats: what should be whole may lack an ulp.
+  counts = np.floor(total / classes * float(ratio)**-share + 1e-9)
+  return np.maximum(counts, 1).astype(np.int64)
+
+
+def imbalanced(labels: np.ndarray, counts: np.ndarray,
+               seed: int) -> np.ndarray:
+  """Ascending positions of `counts[k]` examples of each class k.
+
+  Classes of about one size differ by a few: what one lacks, the next that have
+  more than their count give, so that the total is right.
+
+  Raises:
+    UserError: a class lacks more than a tenth of its count.
+  """
+  have = np.bincount(labels, minlength=len(counts))
+  short = np.flatnonzero(have < 0.9 * counts - 1)
+  if short.size:
+    k = short[0]
+    raise UserError(f'data.imbalance needs {counts[k]} examples of class {k}, '
+                    f'there are {have[k]}: it is for sets whose classes are of '
+                    'about one size.')
+  taken = np.minimum(have, counts)
+  lack = counts.sum() - taken.sum()
+  for k in range(len(counts)):
+    more = min(lack, have[k] - taken[k])
+    taken[k], lack = taken[k] + more, lack - more
+  chosen = []
+  for k, count in enumerate(taken):
+    where = np.flatnonzero(labels == k)
+    chosen.append(where[permutation(len(where), seed, k, 1)[:count]])
+  return np.sort(np.concatenate(chosen))
+
+
+def mislabelled(labels: np.ndarray, classes: int, share: float,
+                seed: int) -> np.ndarray:
+  """Labels of which a share, to one example, is of another class, uniformly."""
+  bits = np.random.Philox(np.random.SeedSequence((seed, 2)))
+  chosen = permutation(len(labels), seed, 2, 0)[:round(share * len(labels))]
+  turn = bits.random_raw(len(labels)) % np.uint64(max(classes - 1, 1)) + 1
+  labels = labels.copy()
+  labels[chosen] = (labels[chosen] + turn[chosen].astype(np.int64)) % classes
+  return labels

@@ -1,0 +1,1 @@
+"""Losses on activations: one example's features against the teacher's."""

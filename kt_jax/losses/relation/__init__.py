@@ -1,0 +1,1 @@
+"""Losses on how examples, tokens, channels or layers relate to one another."""

@@ -1,0 +1,44 @@
+"""Modules: the parameters and state of terms (Flax NNX).
+
+A term of a config names one by the name it has here. Its constructor's
+positional parameters are arrays by the names of `kt_jax.losses`, given as
+`jax.ShapeDtypeStruct`s of which only the shape is read; keyword-only are `rngs`
+and the settings, of which `examples` (size of the training set) and `classes`
+are filled in where they are taken. A call takes arrays by name too and returns
+`{name: array}`, which replace or extend what the term's loss sees.
+
+Learned values are `nnx.Param`, state is another `nnx.Variable`, moved by the
+call in training and never by a row that `where` leaves out. Modules share no
+Variables and do not `sow`. Names beyond those of the losses:
+
+| array             | shape          | what                                   |
+|-------------------|----------------|----------------------------------------|
+| `inputs`          | `[B, H, W, C]` | normalised images                      |
+| `step`            | `[]`           | int32, updates so far, from 0          |
+| `teachers_logits` | `[T, B, K]`    | of T teachers                          |
+| `teacher_weights` | `[T, B]`       | of the teachers in their mixture       |
+| `teacher_share`   | `[B]`          | weight of the teacher for each example |
+| `label_share`     | `[B]`          | weight of the label for each example   |
+| `reconstruction`  | `[B, ..., D]`  | of a layer, by an autoencoder          |
+| `original`        | `[B, ..., D]`  | that layer                             |
+"""
+from kt_jax.modules.affine_augmentor import AffineAugmentor as AffineAugmentor
+from kt_jax.modules.aspect_head import AspectHead as AspectHead
+from kt_jax.modules.contrastive_memory import (
+    ContrastiveMemory as ContrastiveMemory)
+from kt_jax.modules.curriculum_temperature import (
+    CurriculumTemperature as CurriculumTemperature)
+from kt_jax.modules.embedding_head import EmbeddingHead as EmbeddingHead
+from kt_jax.modules.factor_encoder import FactorEncoder as FactorEncoder
+from kt_jax.modules.overhaul_connector import (
+    OverhaulConnector as OverhaulConnector)
+from kt_jax.modules.projector import Projector as Projector
+from kt_jax.modules.review_fusion import ReviewFusion as ReviewFusion
+from kt_jax.modules.sample_ratio import SampleRatio as SampleRatio
+from kt_jax.modules.scheduled import Scheduled as Scheduled
+from kt_jax.modules.teacher_adapter import TeacherAdapter as TeacherAdapter
+from kt_jax.modules.teacher_mixture import TeacherMixture as TeacherMixture
+from kt_jax.modules.token_graph import TokenGraph as TokenGraph
+from kt_jax.modules.variational_regressor import (
+    VariationalRegressor as VariationalRegressor)
+from kt_jax.modules.weak_head import WeakHead as WeakHead

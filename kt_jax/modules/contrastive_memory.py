@@ -1,0 +1,109 @@
+"""Memory of embeddings for contrastive distillation."""
+from flax import nnx
+import jax
+from jax import numpy as jnp
+
+from kt_jax import core
+from kt_jax.modules.embedding_head import EmbeddingHead
+
+
+class Memory(nnx.Variable):
+  """What is remembered of earlier batches; no gradient reaches it."""
+
+
+class ContrastiveMemory(nnx.Module):
+  r"""Embeds both nets' features, remembers them, and draws negatives.
+
+    row_i <- (m row_i + (1 - m) e_i) at length 1, for each example i of the
+    batch, in the student's and in the teacher's bank, after reading.
+
+  Arrays, by name:
+    student_features, teacher_features: `[B, ...]`, at construction and call.
+    index: `[B]` int32, at the call, the example's place in the training set.
+    key: at the call, draws the negatives, of each example by its index.
+    where: `[B]` bool, at the call, the valid examples; others do not write.
+
+  Settings:
+    examples: M, the size of the training set, > 1.
+    width: of the embeddings.
+    negatives: N, the rows drawn for an example, with replacement and never its
+      own. `[B, N, width]` floats are held for each net.
+    momentum: m, in [0, 1].
+    temperature: > 0, of the loss.
+    normalize: whether the first valid batch fixes Z, by direction, to M times
+      the mean e^{<anchor, negative> / temperature}; else it is 1, as printed.
+
+  State: two banks `[examples, width]`, uniform in +-sqrt(3 / width) at first
+  (about length 1), and the two Z, -1 until fixed.
+
+  Returns:
+    `student_features`, `teacher_features` `[B, width]` of length 1,
+    `student_negatives`, `teacher_negatives` `[B, N, width]`, and the settings
+    of `losses.crd`: `temperature`, `examples`, `student_normalizer`,
+    `teacher_normalizer`; at least float32.
+
+  Departures: the public code draws an example as its own negative now and then,
+  and has the positive (a bank's row too) in the mean of Z.
+
+  References: tian2020crd, Sec. 3 and its public code.
+  """
+
+  def __init__(self, student_features, teacher_features, *, rngs: nnx.Rngs,
+               examples: int = 50000, width: int = 128, negatives: int = 16384,
+               momentum: float = 0.5, temperature: float = 0.07,
+               normalize: bool = True):
+    fn = 'ContrastiveMemory'
+    core.check_positive(fn, negatives=negatives, temperature=temperature)
+    core.check_fraction(fn, momentum=momentum)
+    if not examples > 1:
+      raise core.UserError(f'{fn}: examples must be > 1, got {examples}.')
+    self.embed = EmbeddingHead(student_features, teacher_features, rngs=rngs,
+                               width=width)
+    self.examples, self.negatives = examples, negatives
+    self.momentum, self.temperature = momentum, temperature
+    self.normalize = normalize
+    bound = (3 / width)**0.5
+    bank = lambda: Memory(jax.random.uniform(
+        rngs.params(), (examples, width), minval=-bound, maxval=bound))
+    self.student_bank, self.teacher_bank = bank(), bank()
+    self.student_z, self.teacher_z = (Memory(jnp.full((), -1.0))
+                                      for _ in range(2))
+
+  def __call__(self, student_features, teacher_features, index, key, where=None
+              ) -> dict[str, jax.Array]:
+    valid = jnp.ones(index.shape, bool) if where is None else where.astype(bool)
+    out = self.embed(student_features, teacher_features, valid)
+    held = jax.lax.stop_gradient(out)
+    # A row out of range is not written, nor is one that would be NaN for ever.
+    known = valid & (index >= 0) & jnp.isfinite(
+        held['student_features'] + held['teacher_features']).all(axis=-1)
+    index = jnp.where(known, index, self.examples)
+
+    def draw(i):
+      n = jax.random.randint(jax.random.fold_in(key, i), (self.negatives,), 0,
+                             self.examples - 1)
+      return n + (n >= i)
+    rows = jax.vmap(draw)(index)  # [B, N]
+    for name, anchor, bank, z in (
+        ('student', 'teacher', self.student_bank, self.teacher_z),
+        ('teacher', 'student', self.teacher_bank, self.student_z)):
+      negatives = bank[...][rows]
+      out[f'{name}_negatives'] = negatives
+      out[f'{anchor}_normalizer'] = self._normalizer(
+          z, held[f'{anchor}_features'], negatives, known)
+      new = (self.momentum * bank[...].at[index].get(mode='clip')
+             + (1 - self.momentum) * held[f'{name}_features'])
+      bank[...] = bank[...].at[index].set(core.unit(new), mode='drop')
+    return out | {
+        'temperature': jnp.asarray(self.temperature, jnp.float32),
+        'examples': jnp.asarray(self.examples, jnp.float32)}
+
+  def _normalizer(self, z, anchor, negatives, known):
+    """The fixed Z, or this batch's, which then is fixed."""
+    if not self.normalize:
+      return jnp.ones(())
+    score = core.dot(negatives, anchor[:, None])[..., 0] / self.temperature
+    mean = core.masked_mean(jnp.exp(score), known[:, None])
+    fresh = jnp.where(known.any(), self.examples * mean, -1.0)
+    z[...] = jnp.where(z[...] > 0, z[...], fresh)
+    return jnp.where(z[...] > 0, z[...], 1.0)

@@ -1,0 +1,332 @@
+"""Builds a stage from a config of `distill`: networks, modules, optimisers."""
+from collections.abc import Mapping
+import inspect
+from typing import Any
+import zlib
+
+from flax import nnx
+import jax
+from jax import numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+import optax
+
+from kt_jax import core
+from kt_jax import data
+from kt_jax import models
+from kt_jax import modules
+from kt_jax.train import evaluate
+from kt_jax.train import mesh as meshes
+from kt_jax.train import stage as stages
+from kt_jax.train.optimizer import make_optimizer
+from kt_jax.train.session import Session
+from kt_jax.train.step import classification
+from kt_jax.train.step import init_state
+from kt_jax.train.step import make_settings
+from kt_jax.train.step import make_step
+from kt_jax.train.step import Shared
+from kt_jax.train.trained import Trained
+
+KINDS = 'frozen', 'online', 'average', 'initial'
+
+
+def make_stage_session(config, info: data.Info,
+                       teachers: Mapping[str, Trained], *,
+                       start: tuple | None = None,
+                       targets: Mapping[str, Any] | None = None,
+                       held_out: Mapping[str, Any] | None = None,
+                       cached: Mapping[str, Mapping[str, Any]] | None = None
+                      ) -> tuple[Session, stages.Stage, dict[str, Any]]:
+  """Resolves a config of `distill`.
+
+  Args:
+    config: `configs/common.py`, `distill()`, says every key.
+    info: what the student must fit.
+    teachers: those that were trained before, by name; arrays may be abstract.
+    start: `(params, stats)` the student starts from; None: fresh ones.
+    targets: array name -> `[N, ...]`, one for each training example.
+    held_out: `images` and `labels` of the examples of a bilevel config.
+    cached: teacher -> name -> shape of an example's cached output.
+
+  Returns:
+    The session, its stage, and shapes of a batch.
+
+  Raises:
+    UserError: something in the config does not exist or does not fit.
+  """
+  cached = cached or {}
+  build = models.builder(
+      config.model.name, classes=info.classes, input_shape=info.input_shape,
+      seed=config.seed, **config.model.kw)
+  net = models.abstract(build)
+  mesh = meshes.make_mesh(**config.mesh)
+  data.parse_augment(config.batch.augment)
+  networks, builds = _networks(config, info, net, build, teachers, cached)
+  _check_terms(config, networks)
+
+  batch = dict(images=jax.ShapeDtypeStruct(
+      (config.batch.size, *info.input_shape), np.uint8))
+  rows = lambda shape, dtype: jax.ShapeDtypeStruct(
+      (config.batch.size, *shape), dtype)
+  batch |= dict(labels=rows((), np.int32), index=rows((), np.int32))
+  for name, outputs in cached.items():
+    batch |= {f'cached/{name}/{n}': rows(shape, np.float32)
+              for n, shape in outputs.items()}
+  prepare = classification(info, mixup=config.batch.mixup,
+                           cutmix=config.batch.cutmix)
+  pool = jax.eval_shape(prepare, batch, jax.random.key(0))
+
+  given = {n: (t.params, t.stats) for n, t in teachers.items()
+           if networks[n].kind == 'online'}
+  if start:
+    given[stages.STUDENT] = start
+  frozen = dict(networks={n: dict(params=t.params, stats=t.stats)
+                          for n, t in teachers.items()
+                          if networks[n].kind == 'frozen'})
+  if 'initial' in networks:
+    params, stats = start or jax.jit(lambda: models.arrays(net, build()))()
+    frozen['networks']['initial'] = dict(params=params, stats=stats)
+  if targets:
+    frozen['targets'] = dict(targets)
+  if config.bilevel.module:
+    frozen['held_out'] = dict(held_out or {})
+  average = config.train.ema > 0
+  stage = stages.Stage(networks, {}, config.terms, config.augmentor,
+                       config.train.compute_dtype)
+  builds |= _modules(config, info, stage, builds, given, pool, frozen,
+                     average)
+
+  def fresh(given):
+    found = dict(params={}, stats={})
+    for name, make in builds.items():
+      made = given.get(name) or models.arrays(_net(stage, name), make())
+      for kind, arrays in zip(found, made):
+        found[kind] |= {stages.prefix(name) + n: v for n, v in arrays.items()}
+    return init_state(found['params'], found['stats'], tx, average)
+
+  names = [stages.prefix(name) + n for name in builds
+           for n, kind in zip(_net(stage, name).names, _net(stage, name).kinds)
+           if kind == 'param']
+  tx = _optimizers(config, names, builds)
+  abstract = jax.eval_shape(fresh, given)
+  shardings = meshes.shard_state(mesh, config.sharding, abstract)
+  step = make_step(
+      stages.make_forward(stage), config.terms, tx, prepare,
+      accumulate=config.train.accumulate,
+      outer=_outer(config, stage, info) if config.bilevel.module else None)
+
+  whole = NamedSharding(mesh, PartitionSpec())
+  session = Session(
+      net, mesh,
+      jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
+      evaluate.make_predict(net, info,
+                            compute_dtype=config.train.compute_dtype),
+      lambda: jax.jit(fresh, out_shardings=shardings)(given),
+      make_settings(config.terms, seed=config.seed, decay=config.train.ema,
+                    frozen=frozen), abstract)
+  return session, stage, batch
+
+
+def _net(stage, name):
+  return (stage.networks.get(name) or stage.modules[name]).net
+
+
+def _networks(config, info, net, build, teachers, cached):
+  """Name -> Network, and how those that learn are built."""
+  ours = lambda **kw: stages.Network(mean=info.mean, std=info.std, **kw)
+  networks = {stages.STUDENT: ours(net=net, kind='student')}
+  builds = {stages.STUDENT: build}
+  for name, spec in config.teachers.items():
+    if spec.kind not in KINDS:
+      raise core.UserError(core.nearest(
+          f'kind of teacher (config.teachers.{name})', spec.kind, KINDS))
+    if name in (stages.STUDENT, *config.modules) or '/' in name:
+      raise core.UserError(f'config.teachers.{name}: choose another name.')
+    if (name == 'initial') != (spec.kind == 'initial'):
+      raise core.UserError("The teacher called 'initial', and no other, is of "
+                           f'kind initial; {name!r} is {spec.kind!r}.')
+    if spec.kind == 'online' and name in teachers:
+      t = teachers[name]
+      _check_classes(name, t.info, info, ())
+      builds[name] = t.net  # never built: its arrays are given
+      networks[name] = stages.Network(t.net, t.info.mean, t.info.std, 'online')
+    elif spec.kind == 'frozen':
+      classes = tuple(spec.classes)
+      have = teachers[name].info
+      _check_classes(name, have, info, classes)
+      networks[name] = stages.Network(
+          None if name in cached else teachers[name].net, have.mean, have.std,
+          'cached' if name in cached else 'frozen', classes, spec.corrupt)
+    elif spec.kind == 'online':
+      builds[name] = models.builder(
+          spec.model.name, classes=info.classes, input_shape=info.input_shape,
+          seed=seed_of(config.seed, name), **spec.model.kw)
+      networks[name] = ours(net=models.abstract(builds[name]), kind='online')
+    else:
+      if spec.kind == 'average' and not config.train.ema:
+        raise core.UserError(f'config.teachers.{name} is the moving average: '
+                             'set train.ema, such as 0.999.')
+      networks[name] = ours(
+          net=net, kind='frozen' if spec.kind == 'initial' else 'average')
+  return networks, builds
+
+
+def seed_of(seed: int, name: str) -> int:
+  """A seed for whoever is called `name`."""
+  return (seed + zlib.crc32(name.encode())) % (1 << 31)
+
+
+def _check_classes(name, have, info, classes):
+  if have.input_shape != info.input_shape:
+    raise core.UserError(f'Teacher {name} has input_shape {have.input_shape}, '
+                         f'the data {info.input_shape}. Set data.size.')
+  if classes and (len(classes) != info.classes or min(classes) < 0
+                  or max(classes) >= have.classes):
+    raise core.UserError(
+        f'config.teachers.{name}.classes must name, for each of the '
+        f'{info.classes} classes of the data, one of the {have.classes} of the '
+        f'teacher; got {len(classes)} from {min(classes)} to {max(classes)}.')
+  if not classes and have.classes != info.classes:
+    raise core.UserError(
+        f'Teacher {name} has {have.classes} classes, the data {info.classes}: '
+        f'config.teachers.{name}.classes says which of its classes each of '
+        'ours is.')
+
+
+def _check_terms(config, networks):
+  """Names in terms exist, and every module and teacher has a use."""
+  clean = [n + stages.CLEAN for n in networks]
+  used = {config.augmentor, config.bilevel.module}
+  for name, term in config.terms.items():
+    where = f'config.terms.{name}'
+    for role in ('learner', 'teacher'):
+      who = term[role]
+      if (who or role == 'learner') and who not in (*networks, *clean):
+        raise core.UserError(core.nearest(
+            f'network ({where}.{role})', who, networks))
+      used.add(who.removesuffix(stages.CLEAN))
+    if term.module and term.module not in config.modules:
+      raise core.UserError(core.nearest(
+          f'module ({where}.module)', term.module, config.modules))
+    movable = [n for n, network in networks.items()
+               if network.kind in ('student', 'online')] + list(config.modules)
+    for who in stages.trains(term):
+      if who not in movable:
+        raise core.UserError(core.nearest(
+            f'network or module that learns ({where}.trains)', who, movable))
+    used |= {term.module, *term.trains}
+    if any('teachers_logits' in v for v in term.rename.values()):
+      used |= set(networks)
+  for name in (config.augmentor, config.bilevel.module):
+    if name and name not in config.modules:
+      raise core.UserError(core.nearest('module', name, config.modules))
+  for name in config.modules:
+    if name not in used:
+      raise core.UserError(f'config.modules.{name}: no term names it.')
+  for name in config.optimizers:
+    if name not in (*networks, *config.modules):
+      raise core.UserError(core.nearest(
+          'network or module (config.optimizers)', name,
+          [*networks, *config.modules]))
+  if config.bilevel.module and config.train.accumulate > 1:
+    raise core.UserError('bilevel needs train.accumulate 1.')
+
+
+def _modules(config, info, stage, builds, given, pool, frozen, average):
+  """How each module is built; it joins `stage.modules`.
+
+  The shapes that a module is made for are those of the first term that names
+  it.
+  """
+  made = {}
+  order = sorted(config.modules, key=lambda n: n != config.augmentor)
+  for name in order:
+    spec = config.modules[name]
+    cls = core.resolve(modules, spec.name, f'module (config.modules.{name})')
+    takes = inspect.signature(cls.__init__).parameters
+    settings = dict(spec.kw)
+    for setting in settings:
+      if setting not in takes:
+        raise core.UserError(core.nearest(
+            f'setting of {spec.name} (config.modules.{name}.kw)', setting,
+            [n for n, p in takes.items() if p.kind is p.KEYWORD_ONLY]))
+    known = dict(examples=info.sizes['train'], classes=info.classes,
+                 steps=config.loop.steps)
+    settings |= {n: v for n, v in known.items()
+                 if n in takes and n not in settings}
+    wanted = stages.positional(cls.__init__)
+    users = [(n, t) for n, t in config.terms.items() if t.module == name]
+    if name == config.augmentor or not users:
+      shapes = pool
+    else:
+      shapes = _shapes(stage, builds | made, given, *users[0], wanted, pool,
+                       frozen, average)
+    seed = seed_of(config.seed, name)
+    def make(cls=cls, shapes=shapes, settings=settings, seed=seed):
+      return core.bind(cls, shapes, rngs=nnx.Rngs(seed), **settings)
+    made[name] = make
+    stage.modules[name] = stages.Module(
+        models.abstract(make), stages.positional(cls.__call__))
+  return made
+
+
+def _shapes(stage, builds, given, name, term, wanted, pool, frozen, average):
+  """Shapes of the arrays that a term has for its module."""
+  def look(pool, frozen, given):
+    found = dict(params={}, stats={})
+    for who, make in builds.items():
+      made = given.get(who) or models.arrays(_net(stage, who), make())
+      for kind, arrays in zip(found, made):
+        found[kind] |= {stages.prefix(who) + n: v for n, v in arrays.items()}
+    slow = {k: stages.part(v, stages.STUDENT) for k, v in found.items()}
+    scene = stages.Scene(
+        stage, stages.trains(term), found['params'], found['stats'], pool,
+        jax.random.key(0), Shared(jnp.int32(0), slow if average else {}, frozen),
+        dict(found['stats']))
+    arrays = scene.arrays(name, term, wanted)
+    return {n: arrays[n] for n in wanted if n in arrays}
+  return jax.eval_shape(look, pool, frozen, given)
+
+
+def _optimizers(config, paths, builds):
+  """One for all, or one for each that `config.optimizers` names."""
+  steps = config.loop.steps
+  if not config.optimizers:
+    return make_optimizer(config.optimizer, steps)
+  label = lambda path: (stages.owner(path) if stages.owner(path)
+                        in config.optimizers else '')
+  made = {n: make_optimizer(o, steps) for n, o in config.optimizers.items()}
+  return optax.multi_transform(
+      {'': make_optimizer(config.optimizer, steps)} | made,
+      {path: label(path) for path in paths})
+
+
+def _outer(config, stage, info):
+  """Gradient of a module through one step of the student.
+
+    d CE(held out; theta - rate grad_theta L(theta, omega)) / d omega
+  """
+  name, rate, size = (config.bilevel[k] for k in ('module', 'rate', 'batch'))
+  student = stage.networks[stages.STUDENT].net
+
+  def outer(loss, params, stats, pool, key, shared):
+    mine = {n: v for n, v in params.items() if stages.owner(n) == name}
+    theta = stages.part(params, stages.STUDENT)
+    images, labels = (shared.frozen['held_out'][k] for k in ('images', 'labels'))
+    if size and size < len(labels):
+      some = jax.random.choice(core.fold_path(key, 'held out'), len(labels),
+                               (size,), replace=False)
+      images, labels = images[some], labels[some]
+    x = data.normalize(images, info.mean, info.std)
+
+    def held_out_loss(omega):
+      grads = jax.grad(lambda theta: loss(
+          params | omega | theta, stats, pool, key))(theta)
+      moved = jax.tree.map(lambda v, g: v - rate * g, theta, grads)
+      out = models.apply(student, moved, stages.part(stats, stages.STUDENT), x,
+                         train=True, key=core.fold_path(key, 'held out model'))
+      return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(
+          out.logits.astype(jnp.float32), labels))
+    return jax.grad(held_out_loss)(mine)
+  return outer
