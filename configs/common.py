@@ -331,19 +331,25 @@ def tiny_transfer(c, *pool: str) -> None:
             for name in pool}
 
 
-def cifar_pair() -> config_dict.ConfigDict:
-  """A `distill` run of a wide ResNet-8 teaching a narrow one, on CIFAR-10.
+# The last maps of `cifar_pair()`: of its student and of its teacher.
+CIFAR_MAPS = dict(taps='blocks/2', teacher_taps='stages/2')
 
-  The teacher has seen all of the training set, the student has 5000 images.
+
+def cifar_pair() -> config_dict.ConfigDict:
+  """A `distill` run of a ResNet-8 that teaches a narrow convnet, on CIFAR-10.
+
+  The teacher has seen all of the training set, the student has 5000 images, in
+  four views each, for which what the teacher says is kept.
   """
   c = distill()
   c.data = data('cifar10', validation=0, subset=5000)
   c.batch.update(size=64, augment=dict(crop=dict(padding=4), flip={}))
-  c.model = dict(name='resnet8', kw=dict(widths=(8, 16, 32)))
+  c.model = dict(name='convnet', kw=dict(widths=(8, 16, 32)))
+  c.cache.views = 4
   c.optimizer.update(learning_rate=0.1, weight_decay=5e-4)
   c.optimizer.kw.update(momentum=0.9, nesterov=True)
   c.optimizer.schedule.name = 'cosine_decay_schedule'
-  c.loop.update(steps=500, log_every=100)
+  c.loop.update(steps=600, log_every=100)
   c.eval_batch_size = 500
   c.pretrain.data = data('cifar10', validation=0)
   c.pretrain.batch.update(
@@ -377,6 +383,9 @@ def pair_variant(c, variant: str, have) -> config_dict.ConfigDict:
           name='piecewise_constant_schedule', kw=dict(boundaries_and_scales={
               str(e * epoch): 0.1 for e in (150, 180, 210)}))
       part.loop.update(steps=240 * epoch, log_every=epoch, save_every=epoch)
+    r.cache.views = 0
+    for t in r.terms.values():
+      t.taps = t.teacher_taps or t.taps  # they are of one family
     for t in r.teachers.values():
       if t.kind == 'frozen' and not t.checkpoint:
         t.train = dict(model=dict(name='resnet32x4', kw={}))

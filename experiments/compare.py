@@ -22,9 +22,12 @@ def arm_config(config, name: str, seed: int):
   if arm.terms:
     run.terms = {n: run.terms[n] for n in arm.terms}
   run = pool.changed(run, arm.changes, f'config.arms.{name}.changes')
-  if 'modules' in run:
+  if 'modules' in run:  # nobody stays whom no term names
     used = {run.augmentor, run.bilevel.module} | {
-        w for t in run.terms.values() for w in (t.module, *t.trains)}
+        w.removesuffix('@clean') for t in run.terms.values()
+        for w in (t.module, t.learner, t.teacher, *t.trains)}
+    run.teachers = {n: t for n, t in run.teachers.items()
+                    if n in used or t.kind != 'online'}
     run.modules = {n: m for n, m in run.modules.items() if n in used}
     run.optimizers = {n: o for n, o in run.optimizers.items()
                       if n in used or n in run.teachers}

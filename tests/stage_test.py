@@ -374,6 +374,7 @@ def wrong(change):
     (lambda c: c.modules.update(m=common.module('TeacherMixture')),
      'no term names it'),
     (lambda c: c.update(augmentor='m'), 'module'),
+    (lambda c: c.teachers.update(p=common.teacher('online')), 'trains it'),
     (lambda c: c.optimizers.update(bigger=common.optimizer()), 'optimizers'),
     (lambda c: c.teachers.update(ema=common.teacher('average')), 'train.ema'),
     (lambda c: c.teachers.update(x=common.teacher('frozne')), "'frozen'"),

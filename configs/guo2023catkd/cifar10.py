@@ -17,7 +17,7 @@ def get_config(variant: str = 'small'):
   r.paper = 'guo2023catkd'
   r.terms.task = common.term('cross_entropy')
   r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
-  cam = dict(teacher='teacher', taps='stages/2')
+  cam = dict(teacher='teacher', **common.CIFAR_MAPS)
   r.terms.cat_kd = common.term('class_attention', weight=2.0, **cam)
   r.terms.logits = common.term('class_attention', weight=2.0, pool=1, **cam)
   r.terms.cat = common.term('class_attention', weight=50.0, normalize=True,

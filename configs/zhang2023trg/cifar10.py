@@ -21,7 +21,8 @@ def get_config(variant: str = 'small'):
                                  teacher='teacher', taps='pool')
   r.terms.angle = common.term('rkd_angle', weight=50.0, teacher='teacher',
                               taps='pool')
-  graph = dict(teacher='teacher', taps='stages/2', module='graph', tokens=8)
+  graph = dict(teacher='teacher', module='graph', tokens=8,
+               **common.CIFAR_MAPS)
   r.modules.graph = common.module('TokenGraph')
   r.terms.trg = common.term('token_graph', weight=0.5, **graph)
   rkd, trg = ('task', 'kd', 'distance', 'angle'), ('task', 'kd', 'trg')
@@ -29,7 +30,8 @@ def get_config(variant: str = 'small'):
   for name, terms in (('label', ('task',)), ('kd', ('task', 'kd')),
                       ('rkd', rkd), ('trg', trg)):
     c.arms[name] = common.arm(*terms)
-    c.arms[f'{name}_tail'] = common.arm(*terms, data=dict(imbalance=50.0))
+    if name in ('rkd', 'trg'):
+      c.arms[f'{name}_tail'] = common.arm(*terms, data=dict(imbalance=50.0))
   c.claims.trg_kd = common.claim('trg', 'kd')
   c.claims.trg_rkd = common.claim('trg', 'rkd')
   c.claims.trg_rkd_tail = common.claim('trg_tail', 'rkd_tail')

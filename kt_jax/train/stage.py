@@ -19,6 +19,7 @@ from kt_jax.train.objective import resolve_terms
 from kt_jax.train.step import narrower
 
 STUDENT = 'student'
+HEAD = 'head/kernel'  # of every model's classifier
 CLEAN = '@clean'  # 'student@clean' sees its inputs without the augmentor
 
 
@@ -109,7 +110,7 @@ class Scene:
     kind = getattr(self.stage.networks.get(name), 'kind', 'module')
     if kind == 'average':
       return self.shared.slow['params'], self.shared.slow['stats']
-    if kind == 'frozen':
+    if kind in ('frozen', 'cached'):
       found = self.shared.frozen['networks'][name]
       return found['params'], found['stats']
     return part(self.params, name), part(self.stats, name)
@@ -230,9 +231,9 @@ class Scene:
 
   def _head(self, who):
     params, _ = self.params_of(who.removesuffix(CLEAN))
-    if 'head/kernel' not in params:
+    if HEAD not in params:
       raise core.UserError(f'{who} has no linear layer called head.')
-    return params['head/kernel']
+    return params[HEAD]
 
 
 def as_tuple(taps) -> tuple[str, ...]:

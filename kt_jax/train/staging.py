@@ -19,6 +19,7 @@ from kt_jax import modules
 from kt_jax.train import evaluate
 from kt_jax.train import mesh as meshes
 from kt_jax.train import stage as stages
+from kt_jax.train.objective import resolve_terms
 from kt_jax.train.optimizer import make_optimizer
 from kt_jax.train.session import Session
 from kt_jax.train.step import classification
@@ -84,6 +85,10 @@ def make_stage_session(config, info: data.Info,
   frozen = dict(networks={n: dict(params=t.params, stats=t.stats)
                           for n, t in teachers.items()
                           if networks[n].kind == 'frozen'})
+  for name in cached:  # of one whose outputs are on disk a loss may want this
+    if _wants_head(config.terms, name):
+      frozen['networks'][name] = dict(
+          params={stages.HEAD: teachers[name].params[stages.HEAD]}, stats={})
   if 'initial' in networks:
     params, stats = start or jax.jit(lambda: models.arrays(net, build()))()
     frozen['networks']['initial'] = dict(params=params, stats=stats)
@@ -172,6 +177,12 @@ def _networks(config, info, net, build, teachers, cached):
   return networks, builds
 
 
+def _wants_head(terms, name) -> bool:
+  functions = resolve_terms(terms)
+  return any(t.teacher == name and 'teacher_head' in stages.positional(
+      functions[n]) for n, t in terms.items())
+
+
 def seed_of(seed: int, name: str) -> int:
   """A seed for whoever is called `name`."""
   return (seed + zlib.crc32(name.encode())) % (1 << 31)
@@ -221,6 +232,11 @@ def _check_terms(config, networks):
   for name in (config.augmentor, config.bilevel.module):
     if name and name not in config.modules:
       raise core.UserError(core.nearest('module', name, config.modules))
+  moved = set().union(*map(stages.trains, config.terms.values()))
+  for name, network in networks.items():
+    if network.kind == 'online' and name not in moved:
+      raise core.UserError(f'config.teachers.{name} is online, but no term '
+                           'trains it.')
   for name in config.modules:
     if name not in used:
       raise core.UserError(f'config.modules.{name}: no term names it.')
