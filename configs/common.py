@@ -163,12 +163,15 @@ def teacher(kind: str = 'frozen', **kw) -> config_dict.ConfigDict:
   """
   c = config_dict.ConfigDict(dict(
       kind=kind,
-      checkpoint='',  # of a frozen one, or where an online one starts
-      train=config_dict.ConfigDict(),  # or changes to config.pretrain
+      checkpoint='',  # of one that was trained; or
+      changes=config_dict.ConfigDict(),  # or to config.pretrain
       # Of an online one that starts fresh: with neither of the two.
       model=dict(name='mlp', kw=config_dict.ConfigDict()),
       classes=(),  # its class for each class of the data; () the same
       corrupt=0.0))  # share of training examples whose logits are permuted
+  for key in kw:
+    if key not in c:
+      raise ValueError(f'teacher() has no key {key!r}; have {", ".join(c)}.')
   with c.ignore_type():
     c.update(kw)
   return c
@@ -358,7 +361,7 @@ def cifar_pair() -> config_dict.ConfigDict:
   c.pretrain.optimizer.update(c.optimizer)
   c.pretrain.eval_batch_size = 500
   c.pretrain.loop.update(steps=3000, log_every=500, save_every=1000)
-  c.teachers.teacher = teacher(train=dict(
+  c.teachers.teacher = teacher(changes=dict(
       model=dict(name='resnet8', kw=dict(widths=(16, 32, 64)))))
   return c
 
@@ -388,7 +391,7 @@ def pair_variant(c, variant: str, have) -> config_dict.ConfigDict:
       t.taps = t.teacher_taps or t.taps  # they are of one family
     for t in r.teachers.values():
       if t.kind == 'frozen' and not t.checkpoint:
-        t.train = dict(model=dict(name='resnet32x4', kw={}))
+        t.changes = dict(model=dict(name='resnet32x4', kw={}))
   elif variant == 'tiny':
     for part in (r, r.pretrain):
       part.data = data('digits', size=32, subset=60, validation=20,

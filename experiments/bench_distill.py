@@ -60,7 +60,7 @@ def _measure(name, work, config):
                bench_turns.quartiles(ratio, '.3f'), f'{limit:.2f}']
     rows.append([f'{len(rows) + 1} {what}', f'{np.median(found[arm]):.2f}',
                  *cells])
-  teacher = next(iter(work.teachers.values())).train.model
+  teacher = next(iter(work.teachers.values())).changes.model
   sizes = lambda model: ' '.join(
       [model.name, *(f'{k} {v}' for k, v in model.kw.items())])
   text = (f'{name}: {sizes(work.model)}, taught by {sizes(teacher)}, batch '
@@ -95,8 +95,9 @@ def _arms(made, warmup):
     def run(count):
       state = jax.block_until_ready(session.init(*setup.start))
       # What reading threads have ready is used up before time counts.
-      for i in range(warmup + count):
-        if i == warmup:
+      first = warmup if fed else 1
+      for i in range(first + count):
+        if i == first:
           jax.block_until_ready(state)
           begin = time.perf_counter()
         now = put(next(setup.stream)) if fed else batch

@@ -118,3 +118,8 @@ def _check_names(config):
   for name in arms:
     if name not in config.arms:
       raise core.UserError(core.nearest('arm', name, config.arms))
+  runs = [arm_config(config, name, 0) for name in config.arms]
+  for group in ('terms', 'modules'):
+    for name in config.run.get(group, {}):
+      if not any(name in run[group] for run in runs):
+        raise core.UserError(f'config.run.{group}.{name}: no arm uses it.')

@@ -16,8 +16,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Dicts of names and settings that a config file cannot list in advance: keys
 # may be added. In `DEEP` ones at any depth; an entry of the others has the
 # keys that the config file gave it, and a typing error there is caught.
-DEEP = ('kw', 'augment', 'weights', 'rename', 'pool')
-FREE = (*DEEP, 'terms', 'methods')
+DEEP = ('kw', 'augment', 'weights', 'rename', 'pool', 'shifts',
+        'targets', 'changes')
+ENTRIES = dict(  # kind -> the function of configs.common that makes one
+    terms='term', methods='method', teachers='teacher', modules='module',
+    optimizers='optimizer', arms='arm', claims='claim')
+FREE = (*DEEP, *ENTRIES)
 
 
 def load(spec: str) -> config_dict.ConfigDict:
@@ -134,8 +138,12 @@ def _template(kind: str):
   """A new entry of `kind`, with the keys that entries have."""
   _find_root()
   from configs import common
-  make = {'terms': lambda: common.term(''), 'methods': common.method}
-  return make.get(kind, dict)()
+  if kind not in ENTRIES:
+    return {}
+  make = getattr(common, ENTRIES[kind])
+  names = [p.name for p in inspect.signature(make).parameters.values()
+           if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+  return make(**dict.fromkeys(names, ''))
 
 
 def _find_root():

@@ -125,12 +125,12 @@ def _pretrained(config):
   """The teachers that were trained before the run: all frozen ones, and some
   that go on learning."""
   return {n: t for n, t in config.teachers.items() if t.kind == 'frozen'
-          or t.kind == 'online' and (t.checkpoint or t.train)}
+          or t.kind == 'online' and (t.checkpoint or t.changes)}
 
 
 def _member(config, name):
-  return pool.changed(config.pretrain, config.teachers[name].train,
-                      f'config.teachers.{name}.train')
+  return pool.changed(config.pretrain, config.teachers[name].changes,
+                      f'config.teachers.{name}.changes')
 
 
 def _target(name: str, array: str, images, labels) -> np.ndarray:

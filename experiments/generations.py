@@ -118,7 +118,7 @@ def _next(config, i, checkpoint_dir):
   mine.terms = {n: t for n, t in config.terms.items()
                 if n not in config.generations.first}
   mine.teachers.previous = dict(
-      kind='frozen', checkpoint=checkpoint_dir, train={},
+      kind='frozen', checkpoint=checkpoint_dir, changes={},
       model=dict(name='mlp', kw={}), classes=(), corrupt=0.0)
   return mine
 

@@ -19,6 +19,7 @@ from experiments import bench_startup
 from experiments import config as configs
 from kt_jax import core
 from kt_jax import data
+from kt_jax import train
 
 
 def tiny(name):
@@ -88,6 +89,10 @@ def test_the_teacher_is_where_it_is_said_to_be(tmp_path):
     batch = next(setup.stream)
     setup.stream.close()
     assert ('cached/teacher/logits' in batch) == (name == 'cached')
+    for parent in setup.parents:
+      asked = work.teachers.teacher.changes.model.to_dict()
+      assert train.load_trained(parent['source']).model == asked | dict(
+          kw=dict(widths=[4, 4]))
     flops[name] = setup.session.step.lower(
         setup.session.abstract, batch, setup.session.settings
     ).cost_analysis()['flops']

@@ -24,7 +24,7 @@ def config(**terms):
     part.batch.size = part.eval_batch_size = 16
     part.loop.update(steps=4, log_every=2, save_every=0)
   c.pretrain.terms.task = common.term('cross_entropy')
-  c.teachers.teacher = common.teacher(train=dict(
+  c.teachers.teacher = common.teacher(changes=dict(
       model=dict(name='mlp', kw=dict(width=12, depth=1))))
   c.terms.task = common.term('cross_entropy')
   c.terms.kd = common.term('kd', teacher='teacher')

@@ -14,6 +14,8 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'pretrained'
 PRETRAIN = ['--config', 'configs/basic/pretrain.py:tiny']
 FINETUNE = ['--config', 'configs/basic/finetune.py:tiny']
 EVALUATE = ['--config', 'configs/basic/evaluate.py:tiny']
+DISTILL = ['--config', 'configs/hinton2015kd/cifar10.py:tiny']
+SIMILAR = ['--config', 'configs/tung2019sp/cifar10.py:tiny']
 TRANSFER = ['--config', 'configs/roth2024fantastic/digits.py:tiny']
 
 
@@ -172,6 +174,25 @@ def test_imported_weights(spoil, tmp_path, capsys):
     ([*TRANSFER, '--config.batch.mixup=1'], 'mixup'),
     ([*TRANSFER, '--config.multi.method=dpp'], "'dp'"),
     ([*TRANSFER, '--config.multi.teachers=9'], 'from 1 to 2'),
+    ([*DISTILL, '--config.run.terms.kd.loss=kdd'], "'kd'"),
+    ([*DISTILL, '--config.run.terms.kd.teacher=teachr'], "'teacher'"),
+    ([*DISTILL, '--config.run.terms.kd.kw.temprature=2'], "'temperature'"),
+    ([*DISTILL, '--config.run.teachers.teacher.checkpoint=/nowhere'],
+     '/nowhere'),
+    ([*DISTILL, '--config.run.teachers.teacher.checkpoint=TRAINED'],
+     'Set data.size'),
+    ([*DISTILL, '--config.run.teachers.teacher.classes=(1,2)'], 'classes'),
+    ([*DISTILL, '--config.run.teachers.teacher.changes.modle.name=mlp'],
+     "'model'"),
+    ([*DISTILL, '--config.run.cache.views=-1'], 'views'),
+    ([*DISTILL, '--config.run.modules.m.name=Projectr'], 'no arm uses it'),
+    ([*DISTILL, '--config.arms.kd.terms=task,dkd'], "'kd'"),
+    ([*DISTILL, '--config.claims.kd.than=labels'], "'label'"),
+    ([*SIMILAR, '--config.run.terms.sp.taps=blocks/9'], "'blocks/2'"),
+    ([*SIMILAR, '--config.run.terms.sp.teacher_taps=stage/2'], "'stages/2'"),
+    ([*SIMILAR, '--config.run.terms.sp.loss=hint'], 'shape'),
+    ([*SIMILAR, '--config.run.terms.sp.module=projector'], 'module'),
+    ([*PRETRAIN, '--config.terms.task.teacher=t'], 'distill'),
 ], ids=lambda x: x[-1] if isinstance(x, list) else '')
 def test_config(argv, says, trained, tmp_path, capsys, monkeypatch):
   monkeypatch.delenv('TFDS_DATA_DIR', raising=False)

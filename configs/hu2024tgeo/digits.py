@@ -19,7 +19,7 @@ def get_config(variant: str = 'small'):
   r.batch.size = 100
   r.model = dict(name='mlp', kw=dict(width=32, depth=1))
   r.pretrain.data.update(subset=0, validation=200)
-  r.teachers.teacher = common.teacher(corrupt=0.3, train=dict(
+  r.teachers.teacher = common.teacher(corrupt=0.3, changes=dict(
       model=dict(name='mlp', kw=dict(width=128, depth=2))))
   r.modules.ratio = common.module('SampleRatio')
   r.optimizers.ratio = common.optimizer('adam', 0.01)

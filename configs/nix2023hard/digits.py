@@ -23,7 +23,7 @@ def get_config(variant: str = 'small'):
   r.optimizer.schedule.name = 'cosine_decay_schedule'
   r.loop.steps = 2000
   r.pretrain.loop.steps = 1500
-  r.teachers.teacher = common.teacher(train=dict(
+  r.teachers.teacher = common.teacher(changes=dict(
       model=dict(name='convnet', kw=dict(widths=(16, 32))),
       batch=dict(augment=dict(shift=dict(pixels=4)))))
   r.modules.move = common.module('AffineAugmentor', shift=0.5)

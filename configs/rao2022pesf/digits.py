@@ -16,7 +16,7 @@ def get_config(variant: str = 'small'):
   r = common.digits_run()
   r.paper = 'rao2022pesf'
   r.model = dict(name='mlp', kw=dict(width=16, depth=1))
-  wide = dict(train=dict(model=dict(name='mlp', kw=dict(width=256, depth=2))))
+  wide = dict(changes=dict(model=dict(name='mlp', kw=dict(width=256, depth=2))))
   r.teachers.teacher = common.teacher(**wide)
   r.teachers.online = common.teacher('online', **wide)
   r.optimizers.online = common.optimizer('sgd', 0.01, momentum=0.9)

@@ -78,6 +78,10 @@ class ContrastiveMemory(nnx.Module):
     known = valid & (index >= 0) & jnp.isfinite(
         held['student_features'] + held['teacher_features']).all(axis=-1)
     index = jnp.where(known, index, self.examples)
+    # A batch across the end of an epoch may hold an example twice. Of writes to
+    # one row accelerators keep any: here it is the last.
+    again = jnp.triu(index[:, None] == index, 1).any(axis=1)
+    place = jnp.where(again, self.examples, index)
 
     def draw(i):
       n = jax.random.randint(jax.random.fold_in(key, i), (self.negatives,), 0,
@@ -91,9 +95,9 @@ class ContrastiveMemory(nnx.Module):
       out[f'{name}_negatives'] = negatives
       out[f'{anchor}_normalizer'] = self._normalizer(
           z, held[f'{anchor}_features'], negatives, known)
-      new = (self.momentum * bank[...].at[index].get(mode='clip')
+      new = (self.momentum * bank[...].at[place].get(mode='clip')
              + (1 - self.momentum) * held[f'{name}_features'])
-      bank[...] = bank[...].at[index].set(core.unit(new), mode='drop')
+      bank[...] = bank[...].at[place].set(core.unit(new), mode='drop')
     return out | {
         'temperature': jnp.asarray(self.temperature, jnp.float32),
         'examples': jnp.asarray(self.examples, jnp.float32)}

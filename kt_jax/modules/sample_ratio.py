@@ -51,8 +51,7 @@ class SampleRatio(nnx.Module):
                rngs: nnx.Rngs, hidden: Sequence[int] = (32, 16),
                temperature: float = 1.0):
     fn = 'SampleRatio'
-    if not temperature > 0:
-      raise core.UserError(f'{fn}: temperature must be > 0, got {temperature}.')
+    core.check_positive(fn, temperature=temperature)
     if not all(width >= 1 for width in hidden):
       raise core.UserError(f'{fn}: hidden must be widths >= 1, got {hidden}.')
     shape = tuple(student_logits.shape)

@@ -57,8 +57,7 @@ class TeacherMixture(nnx.Module):
     shape = tuple(teachers_logits.shape)
     if how not in HOW:
       raise core.UserError(core.nearest(f'how of {fn}', how, HOW))
-    if not temperature > 0:
-      raise core.UserError(f'{fn}: temperature must be > 0, got {temperature}.')
+    core.check_positive(fn, temperature=temperature)
     if len(shape) != 3 or not shape[0]:
       raise ValueError(
           f'{fn}: teachers_logits must be [T, B, K], T >= 1, got {shape}.')

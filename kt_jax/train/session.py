@@ -74,11 +74,7 @@ def make_session(config, info: data.Info, *, trainable: str = ''
 
   def init(params=None, stats=None):
     if params is None:
-      # Random numbers compile slowly; less optimised, they are the same.
-      options = {'xla_backend_optimization_level': 1} if (
-          jax.default_backend() == 'cpu') else None
-      return jax.jit(fresh, out_shardings=shardings,
-                     compiler_options=options)()
+      return compiled_init(fresh, shardings)()
     given = lambda params, stats: init_state(params, stats, tx, average)
     return jax.jit(given, out_shardings=shardings)(params, stats)
 
@@ -90,6 +86,14 @@ def make_session(config, info: data.Info, *, trainable: str = ''
       evaluate.make_predict(net, info,
                             compute_dtype=config.train.compute_dtype),
       init, make_settings(config.terms, seed=config.seed, decay=ema), abstract)
+
+
+def compiled_init(fresh, shardings):
+  """`fresh`, jitted: random numbers compile slowly; less optimised, they are
+  the same."""
+  options = {'xla_backend_optimization_level': 1} if (
+      jax.default_backend() == 'cpu') else None
+  return jax.jit(fresh, out_shardings=shardings, compiler_options=options)
 
 
 def open_stream(config, arrays: data.Arrays, mesh):

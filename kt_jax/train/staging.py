@@ -21,6 +21,7 @@ from kt_jax.train import mesh as meshes
 from kt_jax.train import stage as stages
 from kt_jax.train.objective import resolve_terms
 from kt_jax.train.optimizer import make_optimizer
+from kt_jax.train.session import compiled_init
 from kt_jax.train.session import Session
 from kt_jax.train.step import classification
 from kt_jax.train.step import init_state
@@ -127,7 +128,7 @@ def make_stage_session(config, info: data.Info,
       jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
       evaluate.make_predict(net, info,
                             compute_dtype=config.train.compute_dtype),
-      lambda: jax.jit(fresh, out_shardings=shardings)(given),
+      lambda: compiled_init(fresh, shardings)(given),
       make_settings(config.terms, seed=config.seed, decay=config.train.ema,
                     frozen=frozen), abstract)
   return session, stage, batch

@@ -3,6 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.feature.layers import as_list
 
 
 def valid_rows(fn: str, x: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -70,8 +71,7 @@ def both(valid: jax.Array) -> jax.Array:
 
 def layers(fn: str, student, teacher) -> list[tuple[jax.Array, jax.Array]]:
   """Pairs of layers from two arrays or two lists of them, equally long."""
-  listed = lambda x: list(x) if isinstance(x, (list, tuple)) else [x]
-  student, teacher = listed(student), listed(teacher)
+  student, teacher = as_list(student), as_list(teacher)
   if not student or len(student) != len(teacher):
     raise ValueError(f'{fn}: {len(student)} student_features and '
                      f'{len(teacher)} teacher_features; they are compared in '
