@@ -74,6 +74,12 @@ def claims(config, found) -> str:
   lines = [['claim', 'metric', 'arm', 'mean +- sd', 'against', 'mean +- sd',
             'difference +- se', 'verdict']]
   for name, claim in config.claims.items():
+    for arm, metric in ((claim.better, claim.metric),
+                        (claim.than, claim.than_metric)):
+      have = found[arm, config.seeds[0]]
+      if metric not in have:
+        raise core.UserError(core.nearest(
+            f'metric (config.claims.{name})', metric, have))
     values = lambda arm, metric=claim.metric: [
         found[arm, seed][metric] for seed in config.seeds]
     against, other_metric = claim.than, claim.than_metric

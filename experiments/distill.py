@@ -71,6 +71,8 @@ def check_one(config):
       config, info, teachers, start=initial, targets=targets,
       held_out=held_out, cached=_cached_shapes(config, teachers))
   train.rows(session.mesh, config.batch.size)
+  _check_measures(config, session, info, [
+      t for n, t in teachers.items() if config.teachers[n].kind == 'frozen'])
   return reports + [train.describe(
       config.model.name, session.abstract, session.step.lower(
           session.abstract, batch, session.settings), config.loop.steps)]
@@ -95,8 +97,10 @@ def setup(config, splits, workdir) -> pretrain.Setup:
   targets = {n: _target(fn, n, np.asarray(splits.train.images),
                         splits.train.labels)
              for n, fn in config.targets.items()}
-  held_out = dict(images=np.asarray(splits.validation.images),
-                  labels=splits.validation.labels)
+  held_out = None
+  if config.bilevel.module:
+    held_out = dict(images=np.asarray(splits.validation.images),
+                    labels=splits.validation.labels)
   start, parents = None, [dict(source=t.source, digest=t.digest)
                         for t in teachers.values()]
   if config.start:
@@ -106,8 +110,7 @@ def setup(config, splits, workdir) -> pretrain.Setup:
     parents.append(dict(source=trained.source, digest=trained.digest))
   session, stage, _ = train.make_stage_session(
       config, splits.info, teachers, start=start, targets=targets,
-      held_out=held_out if config.bilevel.module else None,
-      cached=_cached_shapes(config, teachers))
+      held_out=held_out, cached=_cached_shapes(config, teachers))
   whole = jax.sharding.NamedSharding(session.mesh, jax.sharding.PartitionSpec())
   session = session._replace(settings=session.settings._replace(
       frozen=jax.device_put(session.settings.frozen, whole)))
@@ -147,14 +150,45 @@ def _check_cache(config):
   if views and (config.batch.mixup or config.batch.cutmix or config.augmentor):
     raise core.UserError('cache.views keeps what teachers say of each example '
                          'alone: mixup, cutmix and augmentor must be off.')
+  if views and config.cache.dtype not in ('float16', 'float32'):
+    raise core.UserError(core.nearest(
+        'dtype (cache.dtype)', config.cache.dtype, ('float16', 'float32')))
+  if config.targets and (config.batch.mixup or config.batch.cutmix):
+    raise core.UserError('config.targets says what is known of one image: '
+                         'mixup and cutmix must be off.')
   if views and any(t.corrupt for t in config.teachers.values()):
     raise core.UserError('teachers.X.corrupt needs cache.views 0.')
 
 
+def _check_measures(config, session, info, frozen):
+  """What is measured at the end is refused at the beginning."""
+  for augment in config.shifts.values():
+    data.parse_augment(augment.to_dict())
+  if config.cka and not frozen:
+    raise core.UserError('config.cka compares with a frozen teacher; there is '
+                         'none.')
+  part = lambda tree: train.part(tree, 'student')
+  for pair in config.cka:
+    for net, params, stats, have, tap in (
+        (session.net, part(session.abstract.params),
+         part(session.abstract.stats), info, pair[0]),
+        (*frozen[0][:4], pair[1])):
+      seen = models.taps(net, params, stats, jax.ShapeDtypeStruct(
+          (1, *have.input_shape), np.float32))
+      if tap not in seen:
+        raise core.UserError(core.nearest('tap (config.cka)', tap, seen))
+
+
 def _taps(config, name):
   """What of a teacher's features the terms read."""
-  return sorted({tap for term in config.terms.values() if term.teacher == name
-                 for tap in train.as_tuple(term.teacher_taps or term.taps)})
+  is_it = lambda who: who.removesuffix('@clean') == name
+  taps = set()
+  for term in config.terms.values():
+    if is_it(term.teacher):
+      taps |= {*train.as_tuple(term.teacher_taps or term.taps)}
+    if is_it(term.learner):
+      taps |= {*train.as_tuple(term.taps)}
+  return sorted(taps)
 
 
 def _cached_shapes(config, teachers):
@@ -170,6 +204,10 @@ def _cached_shapes(config, teachers):
     for tap in _taps(config, name):
       if tap not in seen:
         raise core.UserError(core.nearest(f'tap of {name}', tap, seen))
+    if not 0 <= config.cache.top_k < t.info.classes:
+      raise core.UserError(f'cache.top_k must be from 0 to less than the '
+                           f'{t.info.classes} classes of {name}, got '
+                           f'{config.cache.top_k}.')
     found[name] = dict(logits=(t.info.classes,)) | {
         tap: seen[tap].shape[1:] for tap in _taps(config, name)}
   return found
@@ -187,7 +225,8 @@ def _caches(config, teachers, splits):
       out = models.apply(t.net, t.params, t.stats, data.normalize(
           images, t.info.mean, t.info.std), taps=taps)
       return dict(logits=out.logits) | out.features
-    key = dict(teacher=t.digest, taps=taps, data=splits.info.fingerprint)
+    key = dict(teacher=t.digest, model=t.model, mean=t.info.mean,
+               std=t.info.std, taps=taps, data=splits.info.fingerprint)
     settings = dict(views=folder.views, top_k=folder.top_k, dtype=folder.dtype,
                     seed=folder.seed,
                     augment=copy.deepcopy(config.batch.augment).to_dict())

@@ -1,4 +1,6 @@
 """What a distilled student and its teachers are measured by."""
+import dataclasses
+
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -32,7 +34,10 @@ class Teachers:
 
 
 def measure(config, session, stage, splits, says):
-  """`(model, test logits, state) -> metrics` besides the student's own."""
+  """`(model, test logits, state) -> metrics` besides the student's own.
+
+  Teachers that learn are taken as the last step left them.
+  """
   test = splits.test
 
   def found(model, logits, state):
@@ -53,9 +58,10 @@ def measure(config, session, stage, splits, says):
       if network.kind == 'online':
         part = lambda tree, name=name: train.part(tree, name)
         peer = train.predict_all(
-            train.make_predict(network.net, splits.info), part(state.params),
-            part(state.stats), test, batch_size=config.eval_batch_size,
-            mesh=session.mesh)
+            train.make_predict(network.net, dataclasses.replace(
+                splits.info, mean=network.mean, std=network.std)),
+            part(state.params), part(state.stats), test,
+            batch_size=config.eval_batch_size, mesh=session.mesh)
         metrics |= {f'{name}_{k}': v for k, v in train.classification_metrics(
             peer, test.labels).items()}
     for name, augment in config.shifts.items():
@@ -75,11 +81,8 @@ def measure(config, session, stage, splits, says):
 
 
 def cka(net, model, says, splits, ours, theirs) -> float:
-  """Debiased linear CKA of a tap of the student and one of the first teacher."""
+  """Debiased linear CKA of taps of the student and of the first teacher."""
   images = jnp.asarray(splits.test.images[:CKA_EXAMPLES])
-  if not says.teachers:
-    raise core.UserError('config.cka compares with a frozen teacher; there is '
-                         'none.')
   t = next(iter(says.teachers.values()))
   def tap(net, params, stats, info, name):
     x = data.normalize(images, info.mean, info.std)

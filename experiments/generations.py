@@ -33,11 +33,12 @@ def check(config, check_next, check_first):
   if which.label and not data.abstract(config.data).sizes['validation']:
     raise core.UserError('generations.label needs held-out examples: set '
                          'data.validation.')
-  reports = check_first(_first(config))
-  member = dict(model=config.model, data=config.data, batch=config.batch,
-                loop=config.loop)
+  if config.start:
+    raise core.UserError('config.start and generations: each is fresh.')
+  first = _first(config)
+  reports = check_first(first)
   abstract = _next(config, 1, '')
-  abstract.pretrain.update(member)
+  abstract.pretrain = first
   return reports + check_next(abstract)
 
 
@@ -125,6 +126,7 @@ def _next(config, i, checkpoint_dir):
 
 def _plain(config, i):
   mine = copy.deepcopy(config).unlock()
-  mine.seed = train.seed_of(config.seed, f'generation {i}') if i else config.seed
+  if i:
+    mine.seed = train.seed_of(config.seed, f'generation {i}')
   mine.generations.count = 0
   return mine

@@ -45,6 +45,11 @@ def _refuse_unknown(changes, known, where):
   for key, value in changes.items():
     if key not in known:
       raise core.UserError(core.nearest(f'key ({where})', key, known))
+    if key == 'terms':
+      for term, fields in value.items():
+        if term not in known[key] and 'loss' not in fields:
+          raise core.UserError(core.nearest(f'term ({where})', term,
+                                            known[key]))
     if isinstance(value, dict) and key not in ('kw', 'augment', 'terms'):
       _refuse_unknown(value, known[key], f'{where}.{key}')
 

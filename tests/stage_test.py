@@ -383,7 +383,7 @@ def wrong(change):
     (lambda c: c.terms.update(h=common.term(
         'hint', teacher='big', taps='pool')), 'shape'),
     (lambda c: c.terms.kd.update(each='shares'), 'array'),
-], ids=str)
+], ids=lambda x: x if isinstance(x, str) else '')
 def test_bad_config(change, says):
   with pytest.raises(ValueError, match=says):
     gradients(wrong(change), dict(big=trained(width=9, depth=1)))

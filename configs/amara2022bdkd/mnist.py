@@ -19,7 +19,7 @@ def get_config(variant: str = 'small'):
   r.teachers.peer = common.teacher(
       'online', model=dict(name='mlp', kw=dict(width=512, depth=2)))
   r.batch.size = 64
-  r.optimizer.update(learning_rate=0.05, weight_decay=5e-4)
+  r.optimizer.update(learning_rate=0.05, weight_decay=5e-4, clip=1.0)
   r.optimizer.kw.momentum = 0.9
   r.optimizer.schedule.name = 'cosine_decay_schedule'
   r.loop.update(steps=800, log_every=200)

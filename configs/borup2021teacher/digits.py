@@ -17,12 +17,13 @@ def get_config(variant: str = 'small'):
   r = common.digits_run()
   r.paper = 'borup2021teacher'
   r.data.update(validation=200, label_noise=0.3)
-  r.generations.count = 5
+  r.generations.update(count=5, first=('first',))
+  r.terms.first = common.term('cross_entropy')
   r.terms.label = common.term('cross_entropy', weight=0.25)
   r.terms.self = common.term('kd', weight=0.75, teacher='previous',
                              temperature=1.0)
   c = common.compare(r)
-  c.arms.without = common.arm(generations=dict(first=('label',)),
+  c.arms.without = common.arm('first', 'self',
                               terms=dict(self=dict(weight=1.0)))
   c.arms.fixed = common.arm()
   c.arms.chosen = common.arm(generations=dict(label='label', teacher='self'))

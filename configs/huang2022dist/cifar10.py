@@ -14,7 +14,7 @@ def get_config(variant: str = 'small'):
   r.paper = 'huang2022dist'
   r.terms.task = common.term('cross_entropy')
   r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
-  r.terms.dist = common.term('dist', teacher='teacher')
+  r.terms.dist = common.term('dist', teacher='teacher', temperature=4.0)
   c = common.compare(r)
   c.arms.label = common.arm('task')
   c.arms.kd = common.arm('task', 'kd')

@@ -14,7 +14,7 @@ def get_config(variant: str = 'small'):
   r.paper = 'tung2019sp'
   r.terms.task = common.term('cross_entropy')
   r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
-  r.terms.sp = common.term('similarity_preserving', weight=3000.0,
+  r.terms.sp = common.term('similarity_preserving', weight=300.0,
                            teacher='teacher', **common.CIFAR_MAPS)
   c = common.compare(r)
   c.arms.label = common.arm('task')

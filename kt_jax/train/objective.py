@@ -53,8 +53,8 @@ def make_objective(terms: Mapping[str, Mapping[str, Any]]
   """
   functions = resolve_terms(terms)
   for name, term in terms.items():
-    for key in BETWEEN:
-      if term.get(key):
+    for key in (*BETWEEN, 'learner'):
+      if term.get(key) not in (None, '', (), [], 'student'):
         raise core.UserError(f'config.terms.{name}.{key} has no meaning here: '
                              'it is for the experiment distill.')
 

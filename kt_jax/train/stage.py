@@ -77,11 +77,12 @@ def make_forward(stage: Stage) -> Callable:
   functions = resolve_terms(stage.terms)
 
   def forward(params, stats, pool, key, shared):
-    scenes, after, sums = {}, dict(stats), {}
+    scenes, after, seen, sums = {}, dict(stats), {}, {}
     for name, term in stage.terms.items():
       who = trains(term)
       if who not in scenes:
-        scenes[who] = Scene(stage, who, params, stats, pool, key, shared, after)
+        scenes[who] = Scene(stage, who, params, stats, pool, key, shared, after,
+                            seen)
       values = scenes[who].value(functions[name], name, term)
       sums[name] = core.masked_sum(values, pool.get('where'))
     return sums, {n: v.astype(stats[n].dtype) for n, v in after.items()}
@@ -91,13 +92,15 @@ def make_forward(stage: Stage) -> Callable:
 class Scene:
   """One forward pass, differentiated by the parameters of `who` alone.
 
-  Passes that differ in `who` compute the same values; the compiler does so
-  once.
+  Args:
+    after: statistics that the pass leaves, shared by all scenes.
+    seen: outputs of networks, shared by all scenes.
   """
 
   def __init__(self, stage: Stage, who, params, stats, pool, key, shared,
-               after):
+               after, seen):
     self.stage, self.pool, self.key, self.shared = stage, pool, key, shared
+    self.who, self._all, self._seen = who, params, seen
     self.params = {path: v if owner(path) in who else jax.lax.stop_gradient(v)
                    for path, v in params.items()}
     self.stats, self.after = stats, after
@@ -105,7 +108,8 @@ class Scene:
     self._narrow = narrower(stage.compute_dtype)
     self._taps = _taps(stage.terms)
 
-  def params_of(self, name: str) -> tuple[models.Arrays, models.Arrays]:
+  def params_of(self, name: str, params=None
+               ) -> tuple[models.Arrays, models.Arrays]:
     """`(params, stats)` of a network or module."""
     kind = getattr(self.stage.networks.get(name), 'kind', 'module')
     if kind == 'average':
@@ -113,7 +117,8 @@ class Scene:
     if kind in ('frozen', 'cached'):
       found = self.shared.frozen['networks'][name]
       return found['params'], found['stats']
-    return part(self.params, name), part(self.stats, name)
+    return (part(self.params if params is None else params, name),
+            part(self.stats, name))
 
   def call(self, module: str, arrays) -> dict[str, jax.Array]:
     """What a module makes of arrays; its state moves."""
@@ -135,11 +140,19 @@ class Scene:
 
   def output(self, who: str) -> models.Output:
     """Logits and tapped features of a network, in our classes."""
-    if who not in self._outputs:
-      self._outputs[who] = self._output(who)
-    return self._outputs[who]
+    clean = who.endswith(CLEAN)
+    if self.stage.augmentor in self.who and not clean:
+      # The gradient runs through the inputs, whosever the parameters are.
+      if who not in self._outputs:
+        self._outputs[who] = self._output(who, self.params)
+      return self._outputs[who]
+    if who not in self._seen:
+      self._seen[who] = self._output(who, self._all)
+    out = self._seen[who]
+    return (out if who.removesuffix(CLEAN) in self.who
+            else jax.lax.stop_gradient(out))
 
-  def _output(self, who):
+  def _output(self, who, params):
     name = who.removesuffix(CLEAN)
     network, taps = self.stage.networks[name], sorted(self._taps[name])
     learns = network.kind in (STUDENT, 'online')
@@ -153,7 +166,7 @@ class Scene:
         as_array = lambda v: jnp.asarray(v, x.dtype)
         x = (x * as_array(ours.std) + as_array(ours.mean)
              - as_array(network.mean)) / as_array(network.std)
-      params, stats = self.params_of(name)
+      params, stats = self.params_of(name, params)
       out = models.apply(
           network.net, self._narrow(params), stats, self._narrow(x),
           train=learns, key=core.fold_path(self.key, name), taps=taps)
@@ -181,11 +194,16 @@ class Scene:
     if not term['taps']:
       del sources['student_features']
     if teacher:
+      # A network that teaches itself does not learn in that role.
+      name_of = lambda who: who.removesuffix(CLEAN)
+      itself = (name_of(teacher) == name_of(learner)
+                and name_of(teacher) not in term['trains'])
+      held = jax.lax.stop_gradient if itself else lambda x: x
       sources |= {
-          'teacher_logits': lambda: self.output(teacher).logits,
-          'teacher_features': lambda: self._features(
-              teacher, term['teacher_taps'] or term['taps']),
-          'teacher_head': lambda: self._head(teacher)}
+          'teacher_logits': lambda: held(self.output(teacher).logits),
+          'teacher_features': lambda: held(self._features(
+              teacher, term['teacher_taps'] or term['taps'])),
+          'teacher_head': lambda: held(self._head(teacher))}
       if not (term['teacher_taps'] or term['taps']):
         del sources['teacher_features']
     if len(everyone) > 1:

@@ -114,7 +114,7 @@ def make_stage_session(config, info: data.Info,
   names = [stages.prefix(name) + n for name in builds
            for n, kind in zip(_net(stage, name).names, _net(stage, name).kinds)
            if kind == 'param']
-  tx = _optimizers(config, names, builds)
+  tx = _optimizers(config, names)
   abstract = jax.eval_shape(fresh, given)
   shardings = meshes.shard_state(mesh, config.sharding, abstract)
   step = make_step(
@@ -147,7 +147,14 @@ def _networks(config, info, net, build, teachers, cached):
     if spec.kind not in KINDS:
       raise core.UserError(core.nearest(
           f'kind of teacher (config.teachers.{name})', spec.kind, KINDS))
-    if name in (stages.STUDENT, *config.modules) or '/' in name:
+    if spec.kind != 'frozen' and (spec.classes or spec.corrupt):
+      raise core.UserError(f'config.teachers.{name}: classes and corrupt are '
+                           f'for kind frozen, this is {spec.kind}.')
+    if spec.kind in ('average', 'initial') and (
+        spec.checkpoint or spec.changes):
+      raise core.UserError(f'config.teachers.{name} is of kind {spec.kind}: '
+                           'it has no checkpoint and no changes.')
+    if name in (stages.STUDENT, *config.modules) or set(name) & set('/@'):
       raise core.UserError(f'config.teachers.{name}: choose another name.')
     if (name == 'initial') != (spec.kind == 'initial'):
       raise core.UserError("The teacher called 'initial', and no other, is of "
@@ -180,7 +187,7 @@ def _networks(config, info, net, build, teachers, cached):
 
 def _wants_head(terms, name) -> bool:
   functions = resolve_terms(terms)
-  return any(t.teacher == name and 'teacher_head' in stages.positional(
+  return any(t.teacher.removesuffix(stages.CLEAN) == name and 'teacher_head' in stages.positional(
       functions[n]) for n, t in terms.items())
 
 
@@ -207,9 +214,11 @@ def _check_classes(name, have, info, classes):
 
 
 def _check_terms(config, networks):
-  """Names in terms exist, and every module and teacher has a use."""
+  """Names in terms exist, and whatever learns has a term."""
   clean = [n + stages.CLEAN for n in networks]
   used = {config.augmentor, config.bilevel.module}
+  movable = [n for n, network in networks.items()
+             if network.kind in ('student', 'online')] + list(config.modules)
   for name, term in config.terms.items():
     where = f'config.terms.{name}'
     for role in ('learner', 'teacher'):
@@ -221,8 +230,6 @@ def _check_terms(config, networks):
     if term.module and term.module not in config.modules:
       raise core.UserError(core.nearest(
           f'module ({where}.module)', term.module, config.modules))
-    movable = [n for n, network in networks.items()
-               if network.kind in ('student', 'online')] + list(config.modules)
     for who in stages.trains(term):
       if who not in movable:
         raise core.UserError(core.nearest(
@@ -238,14 +245,19 @@ def _check_terms(config, networks):
     if network.kind == 'online' and name not in moved:
       raise core.UserError(f'config.teachers.{name} is online, but no term '
                            'trains it.')
+  if config.bilevel.module and config.bilevel.module not in moved:
+    raise core.UserError(
+        f'config.bilevel.module {config.bilevel.module!r}: no term has it in '
+        'trains, so that the held-out loss cannot reach it.')
   for name in config.modules:
+    if name == stages.STUDENT or set(name) & set('/@'):
+      raise core.UserError(f'config.modules.{name}: choose another name.')
     if name not in used:
       raise core.UserError(f'config.modules.{name}: no term names it.')
   for name in config.optimizers:
-    if name not in (*networks, *config.modules):
+    if name not in movable:
       raise core.UserError(core.nearest(
-          'network or module (config.optimizers)', name,
-          [*networks, *config.modules]))
+          'network or module that learns (config.optimizers)', name, movable))
   if config.bilevel.module and config.train.accumulate > 1:
     raise core.UserError('bilevel needs train.accumulate 1.')
 
@@ -300,13 +312,13 @@ def _shapes(stage, builds, given, name, term, wanted, pool, frozen, average):
     scene = stages.Scene(
         stage, stages.trains(term), found['params'], found['stats'], pool,
         jax.random.key(0), Shared(jnp.int32(0), slow if average else {}, frozen),
-        dict(found['stats']))
+        dict(found['stats']), {})
     arrays = scene.arrays(name, term, wanted)
     return {n: arrays[n] for n in wanted if n in arrays}
   return jax.eval_shape(look, pool, frozen, given)
 
 
-def _optimizers(config, paths, builds):
+def _optimizers(config, paths):
   """One for all, or one for each that `config.optimizers` names."""
   steps = config.loop.steps
   if not config.optimizers:
