@@ -1,15 +1,18 @@
 r"""Born-again networks, with their two controls, on few digits.
 
-  python -m experiments.run --config configs/furlanello2018born/digits.py:small \
-      --workdir runs/born
+  python -m experiments.run --workdir runs/born \
+      --config configs/furlanello2018born/digits.py:small
 
-Generation 0 learns from labels alone and is the baseline, seed by seed; `born`
-has no labels after it. The paper's own recipe (DenseNets on CIFAR-100) is not
-here: there is no DenseNet in `kt_jax.models`.
+Generation 0 learns from labels alone and is the baseline, seed by seed;
+`born` has no labels after it.
+`paper` is CIFAR-100 with Wide-ResNet-28-10 by the common 240-epoch recipe; the
+paper's own numbers (error 16.69 against 17.69) are of DenseNet-90-60, which is
+not among the models.
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
@@ -35,4 +38,6 @@ def get_config(variant: str = 'small'):
   c.claims.dkpp = common.claim('dkpp', 'dkpp', **before)
   c.claims.born_cwtm = common.claim('born', 'cwtm', 'accuracy_1')
   c.claims.born_dkpp = common.claim('born', 'dkpp', 'accuracy_1')
+  if variant == 'paper':
+    common.cifar100(r, 'wrn_28_10')
   return common.small_variant(c, variant, VARIANTS)

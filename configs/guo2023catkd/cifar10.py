@@ -1,7 +1,7 @@
 r"""Class attention transfer against labels, KD and logit matching.
 
-  python -m experiments.run --config configs/guo2023catkd/cifar10.py:small \
-      --workdir runs/catkd
+  python -m experiments.run --workdir runs/catkd \
+      --config configs/guo2023catkd/cifar10.py:small
 
 The arm `cat` sees no label and no logits; `logits` is the same loss pooled to
 one cell, the match of logits that lies within CAT-KD.
@@ -31,4 +31,6 @@ def get_config(variant: str = 'small'):
   c.claims.cat_kd = common.claim('cat_kd', 'label')
   c.claims.maps = common.claim('cat_kd', 'logits')
   c.claims.cat_kd_kd = common.claim('cat_kd', 'kd')
+  if variant == 'paper':
+    r.terms.cat_kd.weight = r.terms.logits.weight = 15.0
   return common.pair_variant(c, variant, VARIANTS)

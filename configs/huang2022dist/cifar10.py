@@ -1,7 +1,7 @@
 r"""Distillation by correlation (DIST) against KD.
 
-  python -m experiments.run --config configs/huang2022dist/cifar10.py:small \
-      --workdir runs/dist
+  python -m experiments.run --workdir runs/dist \
+      --config configs/huang2022dist/cifar10.py:small
 """
 from configs import common
 

@@ -1,11 +1,11 @@
 r"""Answers about each image as further targets (MaKD), on few digits.
 
-  python -m experiments.run --config configs/lee2024multiaspect/digits.py:small \
-      --workdir runs/aspects
+  python -m experiments.run --workdir runs/aspects \
+      --config configs/lee2024multiaspect/digits.py:small
 
-The answers are attributes computed from the image (loops, symmetry, where the
-ink is), not a language model's. Controls: `shuffled` among the images of a
-class, and `by_class`, their means over a class.
+The answers are attributes computed from the image (loops, symmetry, ink), not
+a language model's; so there is no `paper` variant. Controls:
+`shuffled` among the images of a class, and `by_class`, their means.
 """
 from configs import common
 

@@ -1,15 +1,18 @@
 r"""HARD: augmentations learned against the student, out of domain.
 
-  python -m experiments.run --config configs/nix2023hard/digits.py:small \
-      --workdir runs/hard
+  python -m experiments.run --workdir runs/hard \
+      --config configs/nix2023hard/digits.py:small
 
 Digits on a canvas twice their size. The teacher knows shifts of up to 4 pixels,
 the student sees centred digits alone; `shifted_accuracy` is on shifted ones.
 HARD is told an outer range of 8 pixels; `random_P` shifts by up to P.
+`paper` is CIFAR-10, ResNet-32x4 to 8x4, with all affine transforms; the paper's
+own settings are not public.
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+            'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
@@ -45,4 +48,9 @@ def get_config(variant: str = 'small'):
     c.claims[f'random_{pixels}'] = common.claim(
         'hard', f'random_{pixels}', 'shifted_accuracy')
   c.seeds = (0, 1, 2, 3, 4)
+  if variant == 'paper':
+    common.cifar100(r, 'resnet8x4', 'resnet32x4', name='cifar10')
+    r.teachers.teacher.changes = dict(model=dict(name='resnet32x4', kw={}))
+    r.modules.move.kw = dict(shift=0.25, rotate=30.0, scale=0.3, shear=0.3)
+    r.shifts.shifted = dict(shift=dict(pixels=8))
   return common.small_variant(c, variant, VARIANTS)

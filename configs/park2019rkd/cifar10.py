@@ -1,7 +1,11 @@
 r"""Relational distillation, distances and angles, against labels and KD.
 
-  python -m experiments.run --config configs/park2019rkd/cifar10.py:small \
-      --workdir runs/rkd
+  python -m experiments.run --workdir runs/rkd \
+      --config configs/park2019rkd/cifar10.py:small
+
+`small` weighs both terms a tenth of `paper`: of 0.03, 0.1 and 0.3 times the
+usual weights the best on held-out training images, with a seed of its own. At
+25 and 50 RKD fell 3.1 points below labels here.
 """
 from configs import common
 
@@ -14,9 +18,9 @@ def get_config(variant: str = 'small'):
   r.paper = 'park2019rkd'
   r.terms.task = common.term('cross_entropy')
   r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
-  r.terms.distance = common.term('rkd_distance', weight=25.0,
+  r.terms.distance = common.term('rkd_distance', weight=2.5,
                                  teacher='teacher', taps='pool')
-  r.terms.angle = common.term('rkd_angle', weight=50.0, teacher='teacher',
+  r.terms.angle = common.term('rkd_angle', weight=5.0, teacher='teacher',
                               taps='pool')
   c = common.compare(r)
   c.arms.label = common.arm('task')
@@ -27,4 +31,6 @@ def get_config(variant: str = 'small'):
   c.claims.rkd = common.claim('rkd', 'label')
   c.claims.angle = common.claim('rkd', 'rkd_d')
   c.claims.rkd_kd = common.claim('rkd_kd', 'kd')
+  if variant == 'paper':
+    r.terms.distance.weight, r.terms.angle.weight = 25.0, 50.0
   return common.pair_variant(c, variant, VARIANTS)

@@ -1,7 +1,7 @@
 r"""Contrastive representation distillation against labels and KD.
 
-  python -m experiments.run --config configs/tian2020crd/cifar10.py:small \
-      --workdir runs/crd
+  python -m experiments.run --workdir runs/crd \
+      --config configs/tian2020crd/cifar10.py:small
 
 `small` draws 1024 negatives; the paper 16384.
 """
@@ -26,4 +26,6 @@ def get_config(variant: str = 'small'):
   c.arms.crd_kd = common.arm('task', 'kd', 'crd')
   c.claims.crd = common.claim('crd', 'label')
   c.claims.crd_kd = common.claim('crd_kd', 'kd')
+  if variant == 'paper':
+    r.modules.memory.kw.negatives = 16384
   return common.pair_variant(c, variant, VARIANTS)

@@ -1,7 +1,7 @@
 r"""Token relationship graphs (TRG) against KD and instance relations (RKD).
 
-  python -m experiments.run --config configs/zhang2023trg/cifar10.py:small \
-      --workdir runs/trg
+  python -m experiments.run --workdir runs/trg \
+      --config configs/zhang2023trg/cifar10.py:small
 
 Arms `..._tail` train on a long tail: 50 times as many images of the first
 class as of the last. All parts of TRG have weight 1 before the common 0.5.
@@ -17,9 +17,9 @@ def get_config(variant: str = 'small'):
   r.paper = 'zhang2023trg'
   r.terms.task = common.term('cross_entropy')
   r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
-  r.terms.distance = common.term('rkd_distance', weight=25.0,
+  r.terms.distance = common.term('rkd_distance', weight=2.5,
                                  teacher='teacher', taps='pool')
-  r.terms.angle = common.term('rkd_angle', weight=50.0, teacher='teacher',
+  r.terms.angle = common.term('rkd_angle', weight=5.0, teacher='teacher',
                               taps='pool')
   graph = dict(teacher='teacher', module='graph', tokens=8,
                **common.CIFAR_MAPS)
@@ -37,4 +37,6 @@ def get_config(variant: str = 'small'):
   c.claims.trg_rkd_tail = common.claim('trg_tail', 'rkd_tail')
   c.claims.margin_grows = common.claim('trg_tail', 'rkd_tail',
                                        above=('trg', 'rkd'))
+  if variant == 'paper':
+    r.terms.distance.weight, r.terms.angle.weight = 25.0, 50.0
   return common.pair_variant(c, variant, VARIANTS)

@@ -1,7 +1,7 @@
 r"""Decoupled distillation against KD.
 
-  python -m experiments.run --config configs/zhao2022dkd/cifar10.py:small \
-      --workdir runs/dkd
+  python -m experiments.run --workdir runs/dkd \
+      --config configs/zhao2022dkd/cifar10.py:small
 """
 from configs import common
 
@@ -22,4 +22,6 @@ def get_config(variant: str = 'small'):
   c.claims.kd = common.claim('kd', 'label')
   c.claims.dkd = common.claim('dkd', 'label')
   c.claims.dkd_kd = common.claim('dkd', 'kd')
+  if variant == 'paper':
+    r.terms.dkd.warmup = 20 * common.CIFAR_EPOCH
   return common.pair_variant(c, variant, VARIANTS)

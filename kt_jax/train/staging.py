@@ -187,8 +187,9 @@ def _networks(config, info, net, build, teachers, cached):
 
 def _wants_head(terms, name) -> bool:
   functions = resolve_terms(terms)
-  return any(t.teacher.removesuffix(stages.CLEAN) == name and 'teacher_head' in stages.positional(
-      functions[n]) for n, t in terms.items())
+  return any(t.teacher.removesuffix(stages.CLEAN) == name
+             and 'teacher_head' in stages.positional(functions[n])
+             for n, t in terms.items())
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -311,7 +312,8 @@ def _shapes(stage, builds, given, name, term, wanted, pool, frozen, average):
     slow = {k: stages.part(v, stages.STUDENT) for k, v in found.items()}
     scene = stages.Scene(
         stage, stages.trains(term), found['params'], found['stats'], pool,
-        jax.random.key(0), Shared(jnp.int32(0), slow if average else {}, frozen),
+        jax.random.key(0),
+        Shared(jnp.int32(0), slow if average else {}, frozen),
         dict(found['stats']), {})
     arrays = scene.arrays(name, term, wanted)
     return {n: arrays[n] for n in wanted if n in arrays}
@@ -342,7 +344,8 @@ def _outer(config, stage, info):
   def outer(loss, params, stats, pool, key, shared):
     mine = {n: v for n, v in params.items() if stages.owner(n) == name}
     theta = stages.part(params, stages.STUDENT)
-    images, labels = (shared.frozen['held_out'][k] for k in ('images', 'labels'))
+    found = shared.frozen['held_out']
+    images, labels = found['images'], found['labels']
     if size and size < len(labels):
       some = jax.random.choice(core.fold_path(key, 'held out'), len(labels),
                                (size,), replace=False)
