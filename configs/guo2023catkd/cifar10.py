@@ -5,10 +5,16 @@ r"""Class attention transfer against labels, KD and logit matching.
 
 The arm `cat` sees no label and no logits; `logits` is the same loss pooled to
 one cell, the match of logits that lies within CAT-KD.
+
+Here, `small`:
+
+  cat_kd over label: +0.0793 +- 0.0090, holds
+  cat_kd over kd: +0.0381 +- 0.0049, holds
+  cat_kd over logits: +0.0374 +- 0.0114, holds
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+VARIANTS = {'small': '5 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 

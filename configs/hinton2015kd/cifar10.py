@@ -4,10 +4,14 @@ r"""Knowledge distillation against training on labels, on part of CIFAR-10.
       --workdir runs/kd
 
 `paper` is the recipe by which later papers measure KD on CIFAR-100.
+
+Here, `small`:
+
+  kd over label: +0.0412 +- 0.0134, holds
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+VARIANTS = {'small': '5 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 

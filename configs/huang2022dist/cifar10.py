@@ -2,10 +2,15 @@ r"""Distillation by correlation (DIST) against KD.
 
   python -m experiments.run --workdir runs/dist \
       --config configs/huang2022dist/cifar10.py:small
+
+Here, `small`:
+
+  dist over label: -0.0257 +- 0.0116, fails
+  dist over kd: -0.0669 +- 0.0246, fails
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+VARIANTS = {'small': '6 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 

@@ -6,10 +6,16 @@ r"""Answers about each image as further targets (MaKD), on few digits.
 The answers are attributes computed from the image (loops, symmetry, ink), not
 a language model's; so there is no `paper` variant. Controls:
 `shuffled` among the images of a class, and `by_class`, their means.
+
+Here, `small`:
+
+  aspects over label: +0.0010 +- 0.0012, undecided
+  aspects over by_class: +0.0024 +- 0.0015, undecided
+  aspects over shuffled: +0.0048 +- 0.0016, holds
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'tiny': 'seconds'}
+VARIANTS = {'small': '6 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):

@@ -3,11 +3,18 @@ r"""Contrastive representation distillation against labels and KD.
   python -m experiments.run --workdir runs/crd \
       --config configs/tian2020crd/cifar10.py:small
 
-`small` draws 1024 negatives; the paper 16384.
+`small` draws 1024 negatives; the paper 16384. At this length the term has not
+begun to help: on held-out training images, with its own seed, 0.03, 0.1 and
+0.3 times its weight gave 40.5, 39.8 and 38.4 %, labels alone 40.0 %.
+
+Here, `small`:
+
+  crd over label: -0.1659 +- 0.0168, fails
+  crd_kd over kd: -0.1114 +- 0.0217, fails
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+VARIANTS = {'small': '7 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 

@@ -2,10 +2,16 @@ r"""Decoupled distillation against KD.
 
   python -m experiments.run --workdir runs/dkd \
       --config configs/zhao2022dkd/cifar10.py:small
+
+Here, `small`:
+
+  dkd over label: +0.0311 +- 0.0066, holds
+  dkd over kd: -0.0101 +- 0.0154, undecided
+  kd over label: +0.0412 +- 0.0134, holds
 """
 from configs import common
 
-VARIANTS = {'small': 'not measured', 'paper': 'accelerator, hours',
+VARIANTS = {'small': '4 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
