@@ -1,6 +1,5 @@
 """A map of the channels, and how the layers of two models fit together."""
 from flax import nnx
-import jax
 from jax import numpy as jnp
 
 from kt_jax.losses.feature.layers import as_list

@@ -1,7 +1,6 @@
 """The student's features in the teacher's shape."""
 from flax import nnx
 import jax
-from jax import numpy as jnp
 
 from kt_jax import core
 from kt_jax.losses.feature.layers import as_list

@@ -1,4 +1,5 @@
 """State, step, the one loop, evaluation, devices, metrics and plots."""
+from kt_jax.train.casting import seed_of as seed_of
 from kt_jax.train.evaluate import classification_metrics as classification_metrics
 from kt_jax.train.evaluate import make_predict as make_predict
 from kt_jax.train.evaluate import predict_all as predict_all
@@ -24,7 +25,6 @@ from kt_jax.train.stage import as_tuple as as_tuple
 from kt_jax.train.stage import owner as owner
 from kt_jax.train.stage import part as part
 from kt_jax.train.staging import make_stage_session as make_stage_session
-from kt_jax.train.staging import seed_of as seed_of
 from kt_jax.train.step import classification as classification
 from kt_jax.train.step import init_state as init_state
 from kt_jax.train.step import make_settings as make_settings

@@ -2,7 +2,6 @@
 from collections.abc import Mapping
 import inspect
 from typing import Any
-import zlib
 
 from flax import nnx
 import jax
@@ -16,6 +15,7 @@ from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import modules
+from kt_jax.train import casting
 from kt_jax.train import evaluate
 from kt_jax.train import mesh as meshes
 from kt_jax.train import stage as stages
@@ -29,9 +29,6 @@ from kt_jax.train.step import make_settings
 from kt_jax.train.step import make_step
 from kt_jax.train.step import Shared
 from kt_jax.train.trained import Trained
-
-KINDS = 'frozen', 'online', 'average', 'initial'
-
 
 def make_stage_session(config, info: data.Info,
                        teachers: Mapping[str, Trained], *,
@@ -64,8 +61,9 @@ def make_stage_session(config, info: data.Info,
   net = models.abstract(build)
   mesh = meshes.make_mesh(**config.mesh)
   data.parse_augment(config.batch.augment)
-  networks, builds = _networks(config, info, net, build, teachers, cached)
-  _check_terms(config, networks)
+  networks, builds = casting.make_networks(config, info, net, build, teachers,
+                                             cached)
+  casting.check_terms(config, networks)
 
   batch = dict(images=jax.ShapeDtypeStruct(
       (config.batch.size, *info.input_shape), np.uint8))
@@ -138,129 +136,11 @@ def _net(stage, name):
   return (stage.networks.get(name) or stage.modules[name]).net
 
 
-def _networks(config, info, net, build, teachers, cached):
-  """Name -> Network, and how those that learn are built."""
-  ours = lambda **kw: stages.Network(mean=info.mean, std=info.std, **kw)
-  networks = {stages.STUDENT: ours(net=net, kind='student')}
-  builds = {stages.STUDENT: build}
-  for name, spec in config.teachers.items():
-    if spec.kind not in KINDS:
-      raise core.UserError(core.nearest(
-          f'kind of teacher (config.teachers.{name})', spec.kind, KINDS))
-    if spec.kind != 'frozen' and (spec.classes or spec.corrupt):
-      raise core.UserError(f'config.teachers.{name}: classes and corrupt are '
-                           f'for kind frozen, this is {spec.kind}.')
-    if spec.kind in ('average', 'initial') and (
-        spec.checkpoint or spec.changes):
-      raise core.UserError(f'config.teachers.{name} is of kind {spec.kind}: '
-                           'it has no checkpoint and no changes.')
-    if name in (stages.STUDENT, *config.modules) or set(name) & set('/@'):
-      raise core.UserError(f'config.teachers.{name}: choose another name.')
-    if (name == 'initial') != (spec.kind == 'initial'):
-      raise core.UserError("The teacher called 'initial', and no other, is of "
-                           f'kind initial; {name!r} is {spec.kind!r}.')
-    if spec.kind == 'online' and name in teachers:
-      t = teachers[name]
-      _check_classes(name, t.info, info, ())
-      builds[name] = t.net  # never built: its arrays are given
-      networks[name] = stages.Network(t.net, t.info.mean, t.info.std, 'online')
-    elif spec.kind == 'frozen':
-      classes = tuple(spec.classes)
-      have = teachers[name].info
-      _check_classes(name, have, info, classes)
-      networks[name] = stages.Network(
-          None if name in cached else teachers[name].net, have.mean, have.std,
-          'cached' if name in cached else 'frozen', classes, spec.corrupt)
-    elif spec.kind == 'online':
-      builds[name] = models.builder(
-          spec.model.name, classes=info.classes, input_shape=info.input_shape,
-          seed=seed_of(config.seed, name), **spec.model.kw)
-      networks[name] = ours(net=models.abstract(builds[name]), kind='online')
-    else:
-      if spec.kind == 'average' and not config.train.ema:
-        raise core.UserError(f'config.teachers.{name} is the moving average: '
-                             'set train.ema, such as 0.999.')
-      networks[name] = ours(
-          net=net, kind='frozen' if spec.kind == 'initial' else 'average')
-  return networks, builds
-
-
 def _wants_head(terms, name) -> bool:
   functions = resolve_terms(terms)
   return any(t.teacher.removesuffix(stages.CLEAN) == name
              and 'teacher_head' in stages.positional(functions[n])
              for n, t in terms.items())
-
-
-def seed_of(seed: int, name: str) -> int:
-  """A seed for whoever is called `name`."""
-  return (seed + zlib.crc32(name.encode())) % (1 << 31)
-
-
-def _check_classes(name, have, info, classes):
-  if have.input_shape != info.input_shape:
-    raise core.UserError(f'Teacher {name} has input_shape {have.input_shape}, '
-                         f'the data {info.input_shape}. Set data.size.')
-  if classes and (len(classes) != info.classes or min(classes) < 0
-                  or max(classes) >= have.classes):
-    raise core.UserError(
-        f'config.teachers.{name}.classes must name, for each of the '
-        f'{info.classes} classes of the data, one of the {have.classes} of the '
-        f'teacher; got {len(classes)} from {min(classes)} to {max(classes)}.')
-  if not classes and have.classes != info.classes:
-    raise core.UserError(
-        f'Teacher {name} has {have.classes} classes, the data {info.classes}: '
-        f'config.teachers.{name}.classes says which of its classes each of '
-        'ours is.')
-
-
-def _check_terms(config, networks):
-  """Names in terms exist, and whatever learns has a term."""
-  clean = [n + stages.CLEAN for n in networks]
-  used = {config.augmentor, config.bilevel.module}
-  movable = [n for n, network in networks.items()
-             if network.kind in ('student', 'online')] + list(config.modules)
-  for name, term in config.terms.items():
-    where = f'config.terms.{name}'
-    for role in ('learner', 'teacher'):
-      who = term[role]
-      if (who or role == 'learner') and who not in (*networks, *clean):
-        raise core.UserError(core.nearest(
-            f'network ({where}.{role})', who, networks))
-      used.add(who.removesuffix(stages.CLEAN))
-    if term.module and term.module not in config.modules:
-      raise core.UserError(core.nearest(
-          f'module ({where}.module)', term.module, config.modules))
-    for who in stages.trains(term):
-      if who not in movable:
-        raise core.UserError(core.nearest(
-            f'network or module that learns ({where}.trains)', who, movable))
-    used |= {term.module, *term.trains}
-    if any('teachers_logits' in v for v in term.rename.values()):
-      used |= set(networks)
-  for name in (config.augmentor, config.bilevel.module):
-    if name and name not in config.modules:
-      raise core.UserError(core.nearest('module', name, config.modules))
-  moved = set().union(*map(stages.trains, config.terms.values()))
-  for name, network in networks.items():
-    if network.kind == 'online' and name not in moved:
-      raise core.UserError(f'config.teachers.{name} is online, but no term '
-                           'trains it.')
-  if config.bilevel.module and config.bilevel.module not in moved:
-    raise core.UserError(
-        f'config.bilevel.module {config.bilevel.module!r}: no term has it in '
-        'trains, so that the held-out loss cannot reach it.')
-  for name in config.modules:
-    if name == stages.STUDENT or set(name) & set('/@'):
-      raise core.UserError(f'config.modules.{name}: choose another name.')
-    if name not in used:
-      raise core.UserError(f'config.modules.{name}: no term names it.')
-  for name in config.optimizers:
-    if name not in movable:
-      raise core.UserError(core.nearest(
-          'network or module that learns (config.optimizers)', name, movable))
-  if config.bilevel.module and config.train.accumulate > 1:
-    raise core.UserError('bilevel needs train.accumulate 1.')
 
 
 def _modules(config, info, stage, builds, given, pool, frozen, average):
@@ -292,7 +172,7 @@ def _modules(config, info, stage, builds, given, pool, frozen, average):
     else:
       shapes = _shapes(stage, builds | made, given, *users[0], wanted, pool,
                        frozen, average)
-    seed = seed_of(config.seed, name)
+    seed = casting.seed_of(config.seed, name)
     def make(cls=cls, shapes=shapes, settings=settings, seed=seed):
       return core.bind(cls, shapes, rngs=nnx.Rngs(seed), **settings)
     made[name] = make

@@ -3,7 +3,6 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
 
 
 def partial_ranking(
