@@ -295,8 +295,9 @@ def test_new_entries_have_the_keys_that_entries_have(real_file):
   configs.override(config, 'terms.soft.loss', 'kd')
   configs.override(config, 'terms.soft.kw.temperature', '4')
   configs.override(config, 'terms.soft.kw.temperature', '2.5')
-  assert config.terms.soft.to_dict() == dict(
-      loss='kd', weight=1.0, warmup=0, rename={}, kw=dict(temperature=2.5))
+  from configs import common
+  assert config.terms.soft.to_dict() == common.term(
+      'kd', temperature=2.5).to_dict()
   with pytest.raises(core.UserError, match="mean 'terms.soft.weight'"):
     configs.override(config, 'terms.soft.wieght', '1')
 
