@@ -338,13 +338,16 @@ def tiny_transfer(c, *pool: str) -> None:
 CIFAR_MAPS = dict(taps='blocks/2', teacher_taps='stages/2')
 
 
-def cifar_pair() -> config_dict.ConfigDict:
-  """A `distill` run of a ResNet-8 that teaches a narrow convnet, on CIFAR-10.
+def cifar_pair(paper: str) -> config_dict.ConfigDict:
+  """A `compare` in which a ResNet-8 teaches a narrow convnet, on CIFAR-10.
+
+  Its arms are `label` and `kd`; configs add the terms and arms of their own.
 
   The teacher has seen all of the training set, the student has 5000 images, in
   four views each, for which what the teacher says is kept.
   """
   c = distill()
+  c.paper = paper
   c.data = data('cifar10', validation=0, subset=5000)
   c.batch.update(size=64, augment=dict(crop=dict(padding=4), flip={}))
   c.model = dict(name='convnet', kw=dict(widths=(8, 16, 32)))
@@ -363,7 +366,24 @@ def cifar_pair() -> config_dict.ConfigDict:
   c.pretrain.loop.update(steps=3000, log_every=500, save_every=1000)
   c.teachers.teacher = teacher(changes=dict(
       model=dict(name='resnet8', kw=dict(widths=(16, 32, 64)))))
-  return c
+  c.terms.task = term('cross_entropy')
+  c.terms.kd = term('kd', weight=0.9, teacher='teacher')
+  compared = compare(c)
+  compared.arms.label = arm('task')
+  compared.arms.kd = arm('task', 'kd')
+  return compared
+
+
+def rkd(r, variant: str) -> None:
+  """The terms `distance` and `angle`, onto the run of a `cifar_pair`.
+
+  `small` weighs them a tenth of `paper`: the best of 0.03, 0.1 and 0.3 on
+  held-out training images.
+  """
+  scale = 1.0 if variant == 'paper' else 0.1
+  for name, weight in (('distance', 25.0), ('angle', 50.0)):
+    r.terms[name] = term(f'rkd_{name}', weight=scale * weight,
+                         teacher='teacher', taps='pool')
 
 
 CIFAR_EPOCH = 50000 // 64  # updates

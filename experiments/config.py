@@ -90,7 +90,7 @@ def override(config: config_dict.ConfigDict, key: str, text: str) -> None:
     fresh = name not in node
     if fresh:
       with node.unlocked():
-        node[name] = _template(parent)
+        node[name] = template(parent)
     deep = deep or name in DEEP
     adds = deep or name in FREE or (fresh and parent not in FREE)
     node, parent = node[name], name
@@ -134,7 +134,7 @@ def listing() -> str:
   return '\n'.join(lines).strip('\n') or 'No config under configs/.'
 
 
-def _template(kind: str):
+def template(kind: str):
   """A new entry of `kind`, with the keys that entries have."""
   _find_root()
   from configs import common

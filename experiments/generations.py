@@ -16,6 +16,7 @@ from kt_jax import models
 from kt_jax import procedures
 from kt_jax import scores
 from kt_jax import train
+from experiments import config as configs
 
 
 def check(config, check_next, check_first):
@@ -118,9 +119,8 @@ def _next(config, i, checkpoint_dir):
   mine = _plain(config, i)
   mine.terms = {n: t for n, t in config.terms.items()
                 if n not in config.generations.first}
-  mine.teachers.previous = dict(
-      kind='frozen', checkpoint=checkpoint_dir, changes={},
-      model=dict(name='mlp', kw={}), classes=(), corrupt=0.0)
+  mine.teachers.previous = configs.template('teachers')
+  mine.teachers.previous.checkpoint = checkpoint_dir
   return mine
 
 

@@ -19,18 +19,13 @@ VARIANTS = {'small': '5 min, 2 busy cores', 'paper': 'accelerator, hours',
 
 
 def get_config(variant: str = 'small'):
-  r = common.cifar_pair()
-  r.paper = 'guo2023catkd'
-  r.terms.task = common.term('cross_entropy')
-  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  c = common.cifar_pair('guo2023catkd')
+  r = c.run
   cam = dict(teacher='teacher', **common.CIFAR_MAPS)
   r.terms.cat_kd = common.term('class_attention', weight=2.0, **cam)
   r.terms.logits = common.term('class_attention', weight=2.0, pool=1, **cam)
   r.terms.cat = common.term('class_attention', weight=50.0, normalize=True,
                             **cam)
-  c = common.compare(r)
-  c.arms.label = common.arm('task')
-  c.arms.kd = common.arm('task', 'kd')
   c.arms.cat_kd = common.arm('task', 'cat_kd')
   c.arms.logits = common.arm('task', 'logits')
   c.arms.cat = common.arm('cat')

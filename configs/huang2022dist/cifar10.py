@@ -15,14 +15,9 @@ VARIANTS = {'small': '6 min, 2 busy cores', 'paper': 'accelerator, hours',
 
 
 def get_config(variant: str = 'small'):
-  r = common.cifar_pair()
-  r.paper = 'huang2022dist'
-  r.terms.task = common.term('cross_entropy')
-  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  c = common.cifar_pair('huang2022dist')
+  r = c.run
   r.terms.dist = common.term('dist', teacher='teacher', temperature=4.0)
-  c = common.compare(r)
-  c.arms.label = common.arm('task')
-  c.arms.kd = common.arm('task', 'kd')
   c.arms.dist = common.arm('task', 'dist')
   c.claims.dist = common.claim('dist', 'label')
   c.claims.dist_kd = common.claim('dist', 'kd')

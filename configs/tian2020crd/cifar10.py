@@ -19,16 +19,11 @@ VARIANTS = {'small': '7 min, 2 busy cores', 'paper': 'accelerator, hours',
 
 
 def get_config(variant: str = 'small'):
-  r = common.cifar_pair()
-  r.paper = 'tian2020crd'
-  r.terms.task = common.term('cross_entropy')
-  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  c = common.cifar_pair('tian2020crd')
+  r = c.run
   r.modules.memory = common.module('ContrastiveMemory', negatives=1024)
   r.terms.crd = common.term('crd', weight=0.8, teacher='teacher', taps='pool',
                             module='memory')
-  c = common.compare(r)
-  c.arms.label = common.arm('task')
-  c.arms.kd = common.arm('task', 'kd')
   c.arms.crd = common.arm('task', 'crd')
   c.arms.crd_kd = common.arm('task', 'kd', 'crd')
   c.claims.crd = common.claim('crd', 'label')

@@ -20,30 +20,20 @@ VARIANTS = {'small': '17 min, 2 busy cores', 'paper': 'accelerator, hours',
 
 
 def get_config(variant: str = 'small'):
-  r = common.cifar_pair()
-  r.paper = 'zhang2023trg'
-  r.terms.task = common.term('cross_entropy')
-  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
-  r.terms.distance = common.term('rkd_distance', weight=2.5,
-                                 teacher='teacher', taps='pool')
-  r.terms.angle = common.term('rkd_angle', weight=5.0, teacher='teacher',
-                              taps='pool')
+  c = common.cifar_pair('zhang2023trg')
+  r = c.run
+  common.rkd(r, variant)
   graph = dict(teacher='teacher', module='graph', tokens=8,
                **common.CIFAR_MAPS)
   r.modules.graph = common.module('TokenGraph')
   r.terms.trg = common.term('token_graph', weight=0.5, **graph)
   rkd, trg = ('task', 'kd', 'distance', 'angle'), ('task', 'kd', 'trg')
-  c = common.compare(r)
-  for name, terms in (('label', ('task',)), ('kd', ('task', 'kd')),
-                      ('rkd', rkd), ('trg', trg)):
+  for name, terms in (('rkd', rkd), ('trg', trg)):
     c.arms[name] = common.arm(*terms)
-    if name in ('rkd', 'trg'):
-      c.arms[f'{name}_tail'] = common.arm(*terms, data=dict(imbalance=50.0))
+    c.arms[f'{name}_tail'] = common.arm(*terms, data=dict(imbalance=50.0))
   c.claims.trg_kd = common.claim('trg', 'kd')
   c.claims.trg_rkd = common.claim('trg', 'rkd')
   c.claims.trg_rkd_tail = common.claim('trg_tail', 'rkd_tail')
   c.claims.margin_grows = common.claim('trg_tail', 'rkd_tail',
                                        above=('trg', 'rkd'))
-  if variant == 'paper':
-    r.terms.distance.weight, r.terms.angle.weight = 25.0, 50.0
   return common.pair_variant(c, variant, VARIANTS)

@@ -16,14 +16,9 @@ VARIANTS = {'small': '4 min, 2 busy cores', 'paper': 'accelerator, hours',
 
 
 def get_config(variant: str = 'small'):
-  r = common.cifar_pair()
-  r.paper = 'zhao2022dkd'
-  r.terms.task = common.term('cross_entropy')
-  r.terms.kd = common.term('kd', weight=0.9, teacher='teacher')
+  c = common.cifar_pair('zhao2022dkd')
+  r = c.run
   r.terms.dkd = common.term('dkd', teacher='teacher', warmup=100)
-  c = common.compare(r)
-  c.arms.label = common.arm('task')
-  c.arms.kd = common.arm('task', 'kd')
   c.arms.dkd = common.arm('task', 'dkd')
   c.claims.kd = common.claim('kd', 'label')
   c.claims.dkd = common.claim('dkd', 'label')

@@ -90,7 +90,6 @@ def check_terms(config, networks):
       if (who or role == 'learner') and who not in (*networks, *clean):
         raise core.UserError(core.nearest(
             f'network ({where}.{role})', who, networks))
-      used.add(who.removesuffix(stages.CLEAN))
     if term.module and term.module not in config.modules:
       raise core.UserError(core.nearest(
           f'module ({where}.module)', term.module, config.modules))
@@ -99,8 +98,6 @@ def check_terms(config, networks):
         raise core.UserError(core.nearest(
             f'network or module that learns ({where}.trains)', who, movable))
     used |= {term.module, *term.trains}
-    if any('teachers_logits' in v for v in term.rename.values()):
-      used |= set(networks)
   for name in (config.augmentor, config.bilevel.module):
     if name and name not in config.modules:
       raise core.UserError(core.nearest('module', name, config.modules))

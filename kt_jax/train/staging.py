@@ -30,6 +30,7 @@ from kt_jax.train.step import make_step
 from kt_jax.train.step import Shared
 from kt_jax.train.trained import Trained
 
+
 def make_stage_session(config, info: data.Info,
                        teachers: Mapping[str, Trained], *,
                        start: tuple | None = None,
@@ -61,8 +62,8 @@ def make_stage_session(config, info: data.Info,
   net = models.abstract(build)
   mesh = meshes.make_mesh(**config.mesh)
   data.parse_augment(config.batch.augment)
-  networks, builds = casting.make_networks(config, info, net, build, teachers,
-                                             cached)
+  networks, builds = casting.make_networks(
+      config, info, net, build, teachers, cached)
   casting.check_terms(config, networks)
 
   batch = dict(images=jax.ShapeDtypeStruct(
@@ -102,12 +103,7 @@ def make_stage_session(config, info: data.Info,
                      average)
 
   def fresh(given):
-    found = dict(params={}, stats={})
-    for name, make in builds.items():
-      made = given.get(name) or models.arrays(_net(stage, name), make())
-      for kind, arrays in zip(found, made):
-        found[kind] |= {stages.prefix(name) + n: v for n, v in arrays.items()}
-    return init_state(found['params'], found['stats'], tx, average)
+    return init_state(*_arrays(stage, builds, given), tx, average)
 
   names = [stages.prefix(name) + n for name in builds
            for n, kind in zip(_net(stage, name).names, _net(stage, name).kinds)
@@ -134,6 +130,16 @@ def make_stage_session(config, info: data.Info,
 
 def _net(stage, name):
   return (stage.networks.get(name) or stage.modules[name]).net
+
+
+def _arrays(stage, builds, given):
+  """`(params, stats)` of everybody, by the paths of a state."""
+  found = {}, {}
+  for name, make in builds.items():
+    made = given.get(name) or models.arrays(_net(stage, name), make())
+    for kind, arrays in zip(found, made):
+      kind |= {stages.prefix(name) + n: v for n, v in arrays.items()}
+  return found
 
 
 def _wants_head(terms, name) -> bool:
@@ -184,17 +190,12 @@ def _modules(config, info, stage, builds, given, pool, frozen, average):
 def _shapes(stage, builds, given, name, term, wanted, pool, frozen, average):
   """Shapes of the arrays that a term has for its module."""
   def look(pool, frozen, given):
-    found = dict(params={}, stats={})
-    for who, make in builds.items():
-      made = given.get(who) or models.arrays(_net(stage, who), make())
-      for kind, arrays in zip(found, made):
-        found[kind] |= {stages.prefix(who) + n: v for n, v in arrays.items()}
-    slow = {k: stages.part(v, stages.STUDENT) for k, v in found.items()}
+    params, stats = _arrays(stage, builds, given)
+    own = lambda tree: stages.part(tree, stages.STUDENT)
+    slow = dict(params=own(params), stats=own(stats)) if average else {}
     scene = stages.Scene(
-        stage, stages.trains(term), found['params'], found['stats'], pool,
-        jax.random.key(0),
-        Shared(jnp.int32(0), slow if average else {}, frozen),
-        dict(found['stats']), {})
+        stage, stages.trains(term), params, stats, pool, jax.random.key(0),
+        Shared(jnp.int32(0), slow, frozen), dict(stats), {})
     arrays = scene.arrays(name, term, wanted)
     return {n: arrays[n] for n in wanted if n in arrays}
   return jax.eval_shape(look, pool, frozen, given)
