@@ -16,7 +16,7 @@ from experiments import report
 LIMIT = 20  # percent of a step that a loss may take without a reason
 # Why some take more, where that lies in what they are.
 REASONS = {
-    'token_graph': 'sorts all M^2 distances for sigma, M = 8 tokens x batch'}
+    'token_graph': 'a median of M^2 distances for sigma, M = 8 tokens x batch'}
 # Loss -> the features that it compares: 'all' maps, the 'middle' or the 'last'
 # of them. Others compare 'pool'.
 FEATURES = dict.fromkeys((

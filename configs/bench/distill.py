@@ -10,7 +10,7 @@ gradient, no more than a fifth of a step of ResNet-20, or the table says why.
 """
 from configs import common
 
-VARIANTS = {'small': '9 min, 2 busy cores', 'tiny': '30 s, 2 busy cores'}
+VARIANTS = {'small': '6 min, 2 cores', 'tiny': '30 s, 2 busy cores'}
 
 
 def get_config(variant: str = 'small'):
