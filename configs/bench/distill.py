@@ -7,6 +7,12 @@ Targets: a KD step takes no more than 1.05 times the teacher's forward pass and
 a step on labels; with the teacher read from its cache, its stream included, no
 more than 1.10 times a step on labels, its stream included; a loss, value and
 gradient, no more than a fifth of a step of ResNet-20, or the table says why.
+
+Here, `small`, medians of ratios within a turn (quartiles):
+
+  KD step over its parts: wide 0.95 (0.92 to 1.09), deep 0.93 (0.88 to 1.04)
+  with the cache over labels: wide 0.98 (0.84 to 1.01), deep 0.93 (0.83 to 1.01)
+  losses: token_graph 18 %, nst 8 %, all others below 5 %
 """
 from configs import common
 

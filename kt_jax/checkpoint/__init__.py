@@ -3,6 +3,10 @@ from kt_jax.checkpoint.run import digest as digest
 from kt_jax.checkpoint.run import read as read
 from kt_jax.checkpoint.run import Run as Run
 from kt_jax.checkpoint.safetensors import open_safetensors as open_safetensors
+from kt_jax.checkpoint.tensors import ArrayTensor as ArrayTensor
+from kt_jax.checkpoint.tensors import open_tensors as open_tensors
+from kt_jax.checkpoint.tensors import Tensor as Tensor
+from kt_jax.checkpoint.tensors import TensorWriter as TensorWriter
 from kt_jax.checkpoint.workdir import code_version as code_version
 from kt_jax.checkpoint.workdir import config_hash as config_hash
 from kt_jax.checkpoint.workdir import open_workdir as open_workdir

@@ -38,6 +38,10 @@ class SafeTensors(Mapping[str, np.ndarray]):
   def __len__(self) -> int:
     return len(self._files)
 
+  def files(self) -> dict[str, pathlib.Path]:
+    """Name -> the file that has it."""
+    return {name: path for name, (path, _) in self._files.items()}
+
   def shape(self, name: str) -> tuple[int, ...]:
     """From the header; reads no array."""
     return tuple(self._files[name][1].get_slice(name).get_shape())

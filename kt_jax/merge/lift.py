@@ -1,6 +1,6 @@
 """Lifts a leaf operator to models given as pytrees."""
 from collections.abc import Callable, Sequence
-import re
+import inspect
 from typing import Any
 
 import jax
@@ -8,9 +8,9 @@ from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
+from kt_jax.merge import rules as rules_lib
 
 LeafOp = Callable[..., jax.Array]
-Rules = Sequence[tuple[str, dict[str, Any] | None]]
 
 
 def over_tree(
@@ -19,7 +19,8 @@ def over_tree(
     models: Sequence[Any],
     weight: jax.Array | Sequence[float],
     *extras: jax.Array,
-    rules: Rules = (('', {}),),
+    rules: rules_lib.Rules = (('', {}),),
+    key: jax.Array | None = None,
     **settings,
 ) -> Any:
   """Merges pytrees leaf by leaf; a sharded leaf stays sharded as the base's.
@@ -37,8 +38,11 @@ def over_tree(
     *extras: further arrays, given to `op` after the weights on every leaf.
     rules: `(regex, settings)` pairs; the first whose regex is found in a
       leaf's path ('block_0/conv/kernel') adds its settings to those below, or
-      overrides them. None for settings copies the base's leaf.
-    **settings: keyword-only parameters of `op`.
+      overrides them; `weight` is one that a rule may give. A `Gradient` is
+      resolved by the leaf's depth. None for settings copies the base's leaf.
+    key: for operators that draw; each leaf's is folded with its path, so that
+      the order of leaves, devices and sharding change nothing.
+    **settings: keyword parameters of `op`.
 
   Returns:
     A pytree like `base`.
@@ -46,36 +50,48 @@ def over_tree(
   Raises:
     ValueError: no models, another structure or shape (with the leaf's path),
       weights that are not `[T]` or not finite (seen outside `jit` only), a leaf
-      that no rule matches.
+      that no rule matches, an operator that draws and no key.
   """
   if not isinstance(models, (list, tuple)) or not models:
     raise ValueError('models must be a list of at least one pytree, got '
                      f'{models if models == [] else type(models)}.')
-  weight = jnp.asarray(weight)
-  if weight.shape != (len(models),):
-    raise ValueError(f'weight must have one entry for each of {len(models)} '
-                     f'models, got shape {weight.shape}.')
-  if not isinstance(weight, jax.core.Tracer):
-    if not np.isfinite(np.asarray(weight, np.float64)).all():
-      raise ValueError(f'weight must be finite, got {weight}.')
   for number, model in enumerate(models):
     _check_alike(base, model, f'models[{number}]')
+  draws = takes_key(op, key)
+  depths = rules_lib.depths(core.flatten(base))
+  settings = dict(weight=weight) | settings
 
   def leaf(path, b, *ms):
-    chosen = _settings(rules, core.path_str(path))
+    path = core.path_str(path)
+    chosen = rules_lib.settings_of(rules, path, depths[path], settings)
     if chosen is None:
       return b
-    return op(jnp.asarray(b), jnp.stack(ms), weight, *extras,
-              **settings | chosen)
+    if draws:
+      chosen['key'] = core.fold_path(key, path)
+    weight = check_weight(chosen.pop('weight'), len(models))
+    return op(jnp.asarray(b), jnp.stack(ms), weight, *extras, **chosen)
   return jax.tree_util.tree_map_with_path(leaf, base, *models)
 
 
-def _settings(rules: Rules, path: str) -> dict[str, Any] | None:
-  for pattern, chosen in rules:
-    if re.search(pattern, path):
-      return chosen
-  raise ValueError(f'rules: none matches leaf {path!r}; end with (\'\', {{}}) '
-                   'for all others.')
+def takes_key(op: LeafOp, key) -> bool:
+  """Whether `op` draws; a ValueError if it does and has no key."""
+  draws = 'key' in inspect.signature(op).parameters
+  if draws and key is None:
+    raise ValueError(f'{op.__name__} draws at random: give key=jax.random.key('
+                     'seed).')
+  return draws
+
+
+def check_weight(weight, count: int) -> jax.Array:
+  """`[T]` weights of `count` models; a ValueError if they are not."""
+  weight = jnp.asarray(weight)
+  if weight.shape != (count,):
+    raise ValueError(f'weight must have one entry for each of {count} models, '
+                     f'got shape {weight.shape}.')
+  if not isinstance(weight, jax.core.Tracer):
+    if not np.isfinite(np.asarray(weight, np.float64)).all():
+      raise ValueError(f'weight must be finite, got {weight}.')
+  return weight
 
 
 def _check_alike(base: Any, model: Any, name: str) -> None:

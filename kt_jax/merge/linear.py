@@ -3,6 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.merge.mix import check_stack
+from kt_jax.merge.mix import mix
 
 
 def linear(
@@ -35,45 +37,8 @@ def linear(
   (momentum-based interpolation).
   """
   weight = core.to_float(jnp.asarray(weight))
-  if models.ndim < 1 or not len(models) or models.shape[1:] != base.shape:
-    raise ValueError(
-        f'linear: models has shape {models.shape}; base asks for (T,) + '
-        f'{base.shape}, T >= 1.')
-  if weight.shape != models.shape[:1]:
-    raise ValueError(f'linear: weight has shape {weight.shape}; models asks '
-                     f'for {models.shape[:1]}.')
-  if not jnp.issubdtype(base.dtype, jnp.inexact):
-    return base
-
-  rest = 1 - jnp.sum(weight)
-  noise = len(models) * jnp.finfo(weight.dtype).eps
-  # Subtracted rather than selected, so that the weights keep their gradient.
-  rest -= jax.lax.stop_gradient(jnp.where(jnp.abs(rest) <= noise, rest, 0))
-
-  total = _times(rest, base)
-  for t in range(len(models)):  # in this order, on any mesh
-    total += _times(weight[t], models[t])
-
-  # A product flushes subnormals and a sum loses -0.0: one factor 1 among zeros
-  # takes the leaf as it is.
-  alone = (jnp.sum(weight != 0) + (rest != 0) == 1) & (
-      jnp.any(weight == 1) | (rest == 1))
-  only = jnp.where(rest == 1, base, models[jnp.argmax(weight == 1)])
-  return _value_of(alone, only.astype(base.dtype), total.astype(base.dtype))
+  check_stack('linear', base, models, weight)
+  return mix(base, models, weight)
 
 
-def _times(factor: jax.Array, leaf: jax.Array) -> jax.Array:
-  """`factor * leaf` in at least float32, with 0 * inf = 0 * nan = 0."""
-  unread = (factor == 0) & ~jnp.isfinite(leaf)
-  return factor * jnp.where(unread, 0, core.to_float(leaf))
-
-
-@jax.custom_jvp
-def _value_of(alone, only, total):
-  """`only` where `alone`, else `total`; the gradient is always `total`'s."""
-  return jnp.where(alone, only, total)
-
-
-@_value_of.defjvp
-def _value_of_jvp(primals, tangents):
-  return _value_of(*primals), tangents[2]
+linear.measures = {}  # entry by entry: chunks of a leaf are enough
