@@ -165,7 +165,7 @@ def test_over_tree_is_the_operator_on_every_leaf():
   for path, leaf in core.flatten(base).items():
     np.testing.assert_array_equal(
         core.flatten(got)[path],
-        merge.linear(leaf, jnp.stack([m[path] for m in flat]), weight))
+        jax.jit(merge.linear)(leaf, jnp.stack([m[path] for m in flat]), weight))
   np.testing.assert_array_equal(got['step'], 0)
   numpy = jax.tree.map(np.asarray, (base, models))
   jax.tree.map(np.testing.assert_array_equal, got,

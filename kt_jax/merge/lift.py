@@ -8,6 +8,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
+from kt_jax.merge import compiled
 from kt_jax.merge import rules as rules_lib
 
 LeafOp = Callable[..., jax.Array]
@@ -69,7 +70,9 @@ def over_tree(
     if draws:
       chosen['key'] = core.fold_path(key, path)
     weight = check_weight(chosen.pop('weight'), len(models))
-    return op(jnp.asarray(b), jnp.stack(ms), weight, *extras, **chosen)
+    call = compiled.Compiled(op, chosen, getattr(op, 'static', ()))
+    call.check(b, ms, weight, *extras)
+    return call(b, tuple(ms), weight, *extras)
   return jax.tree_util.tree_map_with_path(leaf, base, *models)
 
 

@@ -1,0 +1,300 @@
+"""Runs leaf operators over checkpoints that are larger than memory.
+
+A tensor passes through in blocks of a fixed size, so that one compiled kernel
+serves every shape and a worker's memory is a few megabytes. What an operator
+must know of the whole tensor (its `measures`) comes from a pass of its own. An
+operator without `measures` gets the tensor in one piece.
+"""
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+import functools
+import inspect
+import threading
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from kt_jax import core
+from kt_jax.merge import compiled
+from kt_jax.merge import draw
+from kt_jax.merge import lift
+from kt_jax.merge import rules as rules_lib
+from kt_jax.merge.measures import measures_of
+
+BLOCK = draw.BLOCK  # entries at a time; random numbers are drawn so too
+_SMALL = 2 ** 14  # the block of tensors up to this size
+_PIECE = 16 * BLOCK  # entries of one task of an entrywise operator
+_ALIGNMENT = 64  # JAX reads such a buffer in place
+
+
+class Job(NamedTuple):
+  """One tensor of the result.
+
+  A source has `name`, `shape`, `dtype`, `size` and `read(start, out)`, which
+  fills the 1-D `out` with flattened entries (`checkpoint.Tensor`).
+  """
+  name: str
+  base: Any  # source; what `op` takes as base
+  models: tuple[Any, ...] = ()  # sources
+  op: lift.LeafOp | None = None  # None copies the base
+  weight: tuple[float, ...] = ()
+  settings: Mapping[str, Any] = {}
+  dtype: Any = None  # of the result; None: the base's
+  cast: Any = None  # inputs are rounded to this dtype first; None: as they are
+  known: Mapping[str, Any] = {}  # measures that the caller took
+
+
+def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
+                models: Sequence[Mapping[str, Any]], weight, write, *,
+                rules: rules_lib.Rules = (('', {}),),
+                key: jax.Array | None = None, threads: int = 2,
+                **settings) -> None:
+  """Merges checkpoints tensor by tensor, as `over_tree` merges pytrees.
+
+  Args:
+    op: a leaf operator.
+    base: name -> source, as `checkpoint.open_tensors` gives.
+    models: T such mappings of the same names and shapes.
+    weight: `[T]` weights.
+    write: `(name, start, values)`, called by several threads, takes the 1-D
+      `values` as entries `start`... of a tensor (`TensorWriter.write`).
+    rules: as in `over_tree`.
+    key: likewise.
+    threads: workers.
+    **settings: keyword parameters of `op`.
+
+  Raises:
+    ValueError: as `over_tree`; weights that are NaN or infinite, by name.
+  """
+  for number, model in enumerate(models):
+    _check_alike(base, model, number)
+  depths = rules_lib.depths(base)
+  jobs = []
+  for name, source in base.items():
+    chosen = rules_lib.settings_of(rules, name, depths[name],
+                                   dict(weight=weight) | settings)
+    if chosen is None:
+      jobs.append(Job(name, source))
+      continue
+    given = lift.check_weight(chosen.pop('weight'), len(models))
+    jobs.append(Job(name, source, tuple(m[name] for m in models), op,
+                    tuple(given.tolist()), chosen))
+  run(jobs, write, key=key, threads=threads)
+
+
+def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
+        key: jax.Array | None = None, threads: int = 2,
+        progress: Callable[[int], None] = lambda count: None) -> None:
+  """Does the jobs, the largest first, on several threads.
+
+  Args:
+    jobs: tensors of the result.
+    write: as in `over_stream`.
+    key: for operators that draw; folded with each job's name.
+    threads: workers.
+    progress: told how many bytes of the result were written.
+
+  Raises:
+    UserError: an input has NaN or infinite entries where an operator reads it.
+  """
+  for job in jobs:
+    if job.op:
+      lift.takes_key(job.op, key)
+  local = threading.local()
+
+  def work(task):
+    if not hasattr(local, 'pool'):
+      local.pool = _Buffers()
+    for start, values in task(local.pool):
+      write(task.keywords['job'].name, start, values)
+      progress(values.nbytes)
+
+  # One thread of XLA's each: the workers are the parallelism.
+  with futures.ThreadPoolExecutor(threads) as pool:
+    pending = [pool.submit(work, task)
+               for job in sorted(jobs, key=lambda j: -j.base.size)
+               for task in _tasks(job, key)]
+    try:
+      for done in futures.as_completed(pending):
+        done.result()
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def _tasks(job, key) -> Iterator[Callable]:
+  if not job.base.size:
+    return
+  if not job.op or not _floating(job.base):
+    yield functools.partial(_copy, job=job)
+  elif measures_of(job.op, job.settings) is None:
+    yield functools.partial(_whole, job=job, key=key)
+  elif set(job.op.measures) - set(job.known):
+    yield functools.partial(_pieces, job=job, key=key, start=0,
+                            stop=job.base.size)
+  else:  # nothing ties one end of the tensor to the other
+    for start in range(0, job.base.size, _PIECE):
+      yield functools.partial(
+          _pieces, job=job, key=key, start=start,
+          stop=min(start + _PIECE, job.base.size))
+
+
+def _check_alike(base, model, number):
+  """Refuses a checkpoint whose tensors are not those of the base."""
+  for name in base.keys() ^ model.keys():
+    has, lacks = ('base', f'models[{number}]') if name in base else (
+        f'models[{number}]', 'base')
+    raise core.UserError(f'{has} has {name!r}, {lacks} has not.')
+  for name, source in base.items():
+    if model[name].shape != source.shape:
+      raise core.UserError(f'models[{number}]: {name!r} has shape '
+                           f'{model[name].shape}, in base it has '
+                           f'{source.shape}.')
+
+
+class _Buffers:
+  """Aligned memory that a worker reuses: fresh pages cost more than reading."""
+
+  def __init__(self):
+    self._held = {}
+
+  def take(self, slot, size: int, dtype) -> np.ndarray:
+    dtype = np.dtype(dtype)
+    need = size * dtype.itemsize
+    if slot not in self._held or self._held[slot].nbytes < need:
+      raw = np.empty(need + _ALIGNMENT, np.uint8)
+      skip = -raw.ctypes.data % _ALIGNMENT
+      self._held[slot] = raw[skip:skip + need]
+    return self._held[slot][:need].view(dtype)
+
+
+def _copy(pool, *, job):
+  dtype = dtype_of(job)
+  for start in range(0, job.base.size, BLOCK):
+    block = pool.take('base', min(BLOCK, job.base.size - start), job.base.dtype)
+    job.base.read(start, block)
+    yield start, block.astype(dtype, copy=False)
+
+
+def _whole(pool, *, job, key):
+  del pool
+  arrays = [source.array() for source in (job.base, *job.models)]
+  more = dict(key=core.fold_path(key, job.name)) if _draws(job.op) else {}
+  out, finite = _call(job)(arrays[0], tuple(arrays[1:]), _weight(job),
+                           **job.known, **more)
+  if not finite:
+    _refuse(job, arrays)
+  yield 0, np.asarray(out).reshape(-1)
+
+
+def _pieces(pool, *, job, key, start, stop):
+  """Entries `start` to `stop` of an operator that takes blocks."""
+  known = dict(job.known)
+  for name, measure in job.op.measures.items():
+    if name not in known:
+      known[name] = _measured(pool, job, measure, known)
+  call = _call(job)
+  folded = core.fold_path(key, job.name) if _draws(job.op) else None
+  for at, count, blocks in _blocks(pool, job, start, stop):
+    more = {}
+    if folded is not None:  # as the whole leaf draws there
+      more = dict(key=draw.at_block(folded, np.int32(at // BLOCK)))
+    out, finite = call(*blocks, _weight(job), **known, **more)
+    if not finite:
+      _refuse(job, (blocks[0], *blocks[1]))
+    yield at, np.asarray(out)[:count]
+
+
+def _measured(pool, job, measure, known):
+  """What `measure` gives of the whole tensor."""
+  if hasattr(measure, 'choose'):  # from a value or a few of every entry
+    call = _call(job, measure.entries)
+    rows = None
+    for at, count, blocks in _blocks(pool, job, 0, job.base.size):
+      found = np.asarray(call(*blocks, _weight(job)))
+      if rows is None:
+        rows = pool.take('rows', found.shape[0] * job.base.size, np.float32
+                         ).reshape(found.shape[0], -1)
+      rows[:, at:at + count] = found[:, :count]
+    return measure.choose(rows, **job.settings)
+  call = _call(job, measure)
+  # A measure may read those before it.
+  takes = inspect.signature(measure).parameters
+  given = {n: v for n, v in known.items() if n in takes}
+  total = 0.0
+  for _, _, blocks in _blocks(pool, job, 0, job.base.size):
+    total += np.asarray(call(*blocks, _weight(job), **given), np.float64)
+  return np.asarray(total, np.float32)
+
+
+def _blocks(pool, job, start, stop):
+  """`(start, count, arrays)`, what is beyond the tensor being zero."""
+  size = _SMALL if job.base.size <= _SMALL else BLOCK
+  for at in range(start, stop, size):
+    count = min(size, stop - at)
+    blocks = []
+    for slot, source in enumerate((job.base, *job.models)):
+      block = pool.take(slot, size, source.dtype)
+      source.read(at, block[:count])
+      block[count:] = 0
+      blocks.append(block)
+    yield at, count, (blocks[0], tuple(blocks[1:]))
+
+
+def _call(job, measure=None) -> compiled.Compiled:
+  """The operator of a job, or one of its measures, on rounded inputs."""
+  fn = _rounding(measure or job.op, job.cast)
+  static = getattr(job.op, 'static', ())  # what shapes and ranks hang on
+  if measure:
+    return compiled.Compiled(fn, job.settings, static)
+  if getattr(job.op, 'measures', None):  # those were for the measures
+    static = ()
+  return compiled.Compiled(fn, job.settings, static, *_finish(dtype_of(job)))
+
+
+@functools.lru_cache(maxsize=256)  # so that equal calls have equal functions
+def _rounding(fn, cast):
+  if cast is None:
+    return fn
+  round_to = lambda x: x.astype(cast)
+  return lambda base, models, *args, **kw: fn(
+      round_to(base), round_to(models), *args, **kw)
+
+
+@functools.lru_cache
+def _finish(dtype):
+  """Rounds a result and says whether it is finite."""
+  def finish(out):
+    out = out.astype(dtype)
+    return out, jnp.all(jnp.isfinite(out))
+  return finish, str(dtype)
+
+
+def _refuse(job, arrays):
+  """Says whose entries made the result NaN or infinite."""
+  for source, array in zip((job.base, *job.models), arrays):
+    if not np.isfinite(array.astype(np.float32)).all():
+      raise core.UserError(
+          f'{source.name}: has NaN or infinite entries, which a merge would '
+          'spread; mend or leave out that checkpoint.')
+  raise core.UserError(
+      f'{job.name}: the result is beyond the range of {dtype_of(job)}; choose a '
+      'wider dtype.')
+
+
+def _weight(job) -> np.ndarray:
+  return np.asarray(job.weight, np.float32)
+
+
+def dtype_of(job: Job) -> np.dtype:
+  """Of the result."""
+  return np.dtype(job.base.dtype if job.dtype is None else job.dtype)
+
+
+def _floating(source) -> bool:
+  return jnp.issubdtype(source.dtype, jnp.floating)
+
+
+def _draws(op) -> bool:
+  return 'key' in inspect.signature(op).parameters

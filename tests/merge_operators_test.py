@@ -1,0 +1,536 @@
+"""Merge operators beyond the sum: contract, theorems, and others' numbers."""
+import functools
+import pathlib
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from kt_jax import merge
+from kt_jax.merge import stream
+
+GOLDEN = np.load(
+    pathlib.Path(__file__).parent / 'golden/merge/operators.npz')
+A = {n: jnp.asarray(GOLDEN[n])
+     for n in ('base', 'models', 'fisher', 'inputs')}
+GRAMS = jnp.einsum('tni,tnj->tij', A['inputs'], A['inputs'])
+WEIGHT = jnp.asarray([0.5, 0.2, 0.3])
+T, M, N = A['models'].shape
+QUICK = {'xla_llvm_disable_expensive_passes': True,
+         'xla_backend_optimization_level': 0}
+
+# Name -> how many models it takes and the arrays it may be given.
+TAKES = {
+    'slerp': (1, {}), 'nuslerp': (2, {}), 'multislerp': (T, {}),
+    'karcher': (T, {}), 'model_stock': (T, {}), 'nearswap': (1, {}),
+    'passthrough': (1, {}), 'arcee_fusion': (1, {}), 'sce': (T, {}),
+    'fisher': (T, {'fisher': A['fisher']}), 'regmean': (T, {'grams': GRAMS}),
+    'svd_truncate': (T, {}), 'task_singular_vectors': (T, {}),
+    'multi_source_svd': (T, {}),
+}
+# Settings at which a model at weight 1 comes back as it is.
+NEUTRAL = {'nearswap': dict(t=float('inf')), 'svd_truncate': dict(rank=1.0),
+           'task_singular_vectors': dict(rank=1.0),
+           'multi_source_svd': dict(components=10**6)}
+SETTINGS = {'nearswap': dict(t=0.4), 'sce': dict(select_topk=0.5),
+            'multi_source_svd': dict(components=7),
+            'svd_truncate': dict(rank=2), 'nuslerp': dict(origin='zero')}
+every = pytest.mark.parametrize('name', TAKES)
+
+
+def inputs(name, count=None):
+  limit, extras = TAKES[name]
+  count = limit if count is None else count
+  weight = WEIGHT[:count] if limit > 1 else jnp.asarray([0.7])
+  if name == 'task_singular_vectors':
+    weight = jnp.ones(count)
+  return (A['base'], A['models'][:count], weight[:count],
+          {k: v[:count] for k, v in extras.items()})
+
+
+@functools.cache
+def compiled(name, settings, traced):
+  """One compilation costs less than each operation's own."""
+  def fn(base, models, weight, extras, values):
+    chosen = dict(settings) | dict(zip(traced, values))
+    return getattr(merge, name)(base, models, weight, **extras, **chosen)
+  return jax.jit(fn, compiler_options=QUICK)
+
+
+def run(name, base, models, weight, extras=None, **settings):
+  static = getattr(getattr(merge, name), 'static', ())
+  traced = [k for k, v in settings.items()
+            if isinstance(v, float) and k not in static]
+  fixed = tuple((k, v) for k, v in settings.items() if k not in traced)
+  return compiled(name, fixed, tuple(traced))(
+      base, models, weight, extras or {}, [settings[k] for k in traced])
+
+
+def call(name, base, models, weight, extras=None, **settings):
+  return run(name, base, models, weight, extras,
+             **SETTINGS.get(name, {}) | settings)
+
+
+@functools.cache
+def plain(name):
+  return call(name, *inputs(name))
+
+
+def close(got, want, rtol=2e-5, atol=2e-5):
+  np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
+
+
+def bits(x):
+  x = np.asarray(x)
+  return x.view(f'u{x.dtype.itemsize}')
+
+
+def golden(name):
+  base, models, weight, _ = inputs(
+      name.partition('/')[0].removesuffix('_limit'))
+  one = jnp.ones(1)
+  match name.split('/'):
+    case ['slerp', 'line']:
+      return run('slerp', base, (base + 1e-3 * models)[:1], one * 0.3)
+    case ['slerp', 'opposite']:
+      return run('slerp', base, -2 * base[None], one * 0.3)
+    case ['slerp', t]:
+      return run('slerp', base, models, one, t=float(t))
+    case ['nuslerp', origin, axis]:
+      return run('nuslerp', base, models, jnp.asarray([0.4, 1.2]),
+                 origin=origin, axis=None if axis == 'None' else int(axis))
+    case ['multislerp', origin, own]:
+      return run('multislerp', base, models, jnp.asarray([0.5, 0.9, -0.3]),
+                              origin=origin, normalize_weights=own == '1')
+    case ['karcher', steps]:
+      return run('karcher', base, models, jnp.ones(T), max_iter=int(steps))
+    case ['karcher_limit']:
+      return run('karcher', base, A['models'], WEIGHT)
+    case ['model_stock', axis]:
+      return run('model_stock', base, models, jnp.ones(T), clip=False,
+                               axis=None if axis == 'None' else int(axis))
+    case ['nearswap', t]:
+      return run('nearswap', base, models, one, t=float(t))
+    case ['arcee_fusion']:
+      return run('arcee_fusion', base, models, one)
+    case ['sce', topk]:
+      return run('sce', base, models, jnp.ones(T), select_topk=float(topk))
+    case ['passthrough', scale]:
+      return run('passthrough', base, models, one, scale=float(scale))
+    case ['fisher']:
+      return run('fisher', base, models, weight, {'fisher': A['fisher']})
+    case ['regmean', alpha]:
+      return run('regmean', base, models, weight, {'grams': GRAMS},
+                 alpha=float(alpha), ridge=1e-12)
+    case ['svd_truncate', rank]:
+      return run('svd_truncate', base, models, weight, rank=int(rank))
+    case ['task_singular_vectors']:
+      return run('task_singular_vectors', base, models, jnp.ones(T))
+    case ['multi_source_svd', kept]:
+      return run('multi_source_svd', base, models, jnp.ones(T),
+                                    components=int(kept))
+  raise AssertionError(name)
+
+
+@pytest.mark.parametrize('name', [
+    n.removeprefix('out/') for n in GOLDEN.files if n.startswith('out/')])
+def test_others(name):
+  """mergekit's own functions, or float64 solvers: see make_operators.py."""
+  close(golden(name),
+        GOLDEN[f'out/{name}'])
+
+
+@every
+def test_a_model_alone_comes_back(name):
+  """Bit for bit: signed zeros and subnormals too."""
+  nasty = np.asarray([0.0, -0.0, 1e-40, -1e-45, 1.5, -2.0], np.float32)
+  base = jnp.asarray(np.stack([nasty, nasty[::-1], -nasty, nasty * 2]))
+  model = jnp.asarray(np.stack([-nasty, nasty, nasty[::-1], nasty]))
+  if name == 'arcee_fusion':
+    base = model = jnp.stack([model, base])[1]
+  limit, _ = TAKES[name]
+  extras = {'fisher': {'fisher': jnp.ones((limit, 4, 6))},
+            'regmean': {'grams': jnp.ones((limit, 4, 4)) + jnp.eye(4)}}
+  given = extras.get(name, {})
+  one = {k: v[:1] for k, v in given.items()}
+  alone = call(name, base, model[None], jnp.ones(1), one,
+               **NEUTRAL.get(name, {'select_topk': 1.0} if name == 'sce'
+                             else {}))
+  np.testing.assert_array_equal(bits(alone), bits(model))
+  if limit > 1 and name != 'task_singular_vectors':
+    models = jnp.stack([base * 3, model, base + 1])[-limit:]
+    at = limit - 2
+    got = call(name, base, models, jnp.eye(limit)[at], given, **NEUTRAL.get(
+        name, {'select_topk': 1.0} if name == 'sce' else {}))
+    np.testing.assert_array_equal(bits(got), bits(models[at]))
+
+
+@every
+def test_base_dtype_and_what_is_not_floating(name):
+  base, models, weight, extras = inputs(name)
+  for dtype in (jnp.bfloat16, jnp.float32):
+    got = jax.eval_shape(
+        functools.partial(getattr(merge, name), **extras),
+        base.astype(dtype), models.astype(jnp.bfloat16), weight)
+    assert (got.dtype, got.shape) == (dtype, base.shape)
+  for leaf in (jnp.arange(3), jax.random.key(0)):
+    stack = jnp.stack([leaf] * len(models))
+    assert (getattr(merge, name)(leaf, stack, weight) == leaf).all()
+
+
+@every
+def test_order_of_models(name):
+  base, models, weight, extras = inputs(name)
+  order = jnp.arange(len(models))[::-1]
+  close(call(name, base, models[order], weight[order],
+             {k: v[order] for k, v in extras.items()}), plain(name))
+
+
+@every
+def test_scale_of_everything(name):
+  """Twice the base and the models is twice the result."""
+  base, models, weight, extras = inputs(name)
+  if name == 'arcee_fusion':
+    pytest.skip('a softmax of the weights has a scale')
+  extra = {'t': 0.8} if name == 'nearswap' else {}
+  close(call(name, 2 * base, 2 * models, weight, extras, **extra),
+        2 * plain(name))
+
+
+@every
+def test_eager_and_given_measures(name):
+  """As compiled, with the measures that it takes itself."""
+  base, models, weight, extras = inputs(name)
+  op, settings = getattr(merge, name), SETTINGS.get(name, {})
+  known = {}
+  for key, measure in getattr(op, 'measures', {}).items():
+    more = dict(threshold=known['threshold']) if key == 'energy' else {}
+    known[key] = measure(base, models, None, **more, **settings)
+  close(op(base, models, weight, **extras, **known, **settings), plain(name),
+        1e-5, 1e-5)
+
+
+@pytest.mark.parametrize('name', [
+    'slerp', 'multislerp', 'karcher', 'model_stock', 'nearswap', 'sce',
+    'fisher', 'regmean', 'task_singular_vectors'])
+def test_gradient_is_finite_where_it_is_hard(name):
+  """Equal, opposite and zero models, and a zero base.
+
+  The others have the parts of these.
+  """
+  base, _, weight, extras = inputs(name)
+  count = len(weight)
+  settings = SETTINGS.get(name, {})
+  zero = jnp.zeros_like(base)
+  leaves = [(base, base), (base, -base), (base, zero), (zero, zero),
+            (zero, base), (base, base * (1 + 1e-4))]
+  bases = jnp.stack([b for b, _ in leaves])
+  models = jnp.stack([jnp.stack([m, b, m])[:count] for b, m in leaves])
+  def fn(base, models, weight):
+    out = getattr(merge, name)(base, models, weight, **extras, **settings)
+    return jnp.sum(jnp.sin(out)), out
+  grad = jax.vmap(jax.grad(fn, (0, 1, 2), has_aux=True), (0, 0, None))
+  grad = jax.jit(grad, compiler_options=QUICK)
+  for leaf in jax.tree.leaves(grad(bases, models, weight)):
+    assert jnp.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize('name,kind', [
+    ('slerp', 'Auto'), ('slerp', 'Explicit'), ('arcee_fusion', 'Explicit'),
+    ('sce', 'Auto'), ('sce', 'Explicit'), ('regmean', 'Explicit'),
+    ('svd_truncate', 'Auto'), ('svd_truncate', 'Explicit')])
+def test_sharded_leaf_keeps_sharding(name, kind):
+  """The others have the parts of these."""
+  if jax.device_count() < 2:
+    pytest.skip('one device: XLA_FLAGS simulates eight in conftest')
+  mesh = jax.make_mesh((2,), ('x',), devices=jax.devices()[:2],
+                       axis_types=(getattr(jax.sharding.AxisType, kind),))
+  base, models, weight, extras = inputs(name)
+  placed = jax.device_put(base, NamedSharding(mesh, P('x')))
+  fn = functools.partial(call, name)
+  got = fn(placed, jax.device_put(models, NamedSharding(mesh, P(None, 'x'))),
+           weight, extras)
+  assert got.sharding.is_equivalent_to(placed.sharding, 2)
+  close(np.asarray(got), plain(name))
+
+
+# Theorems.
+
+
+def test_karcher_of_two_is_slerp():
+  unit = lambda x: x / jnp.linalg.norm(x)
+  a, b = unit(A['models'][0]), unit(A['models'][1])
+  for t in (0.5, 0.2):
+    close(run('karcher', a, jnp.stack([a, b]), jnp.asarray([1 - t, t])),
+          run('slerp', a, b[None], jnp.asarray([t])), 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize('name', ['slerp', 'nuslerp', 'multislerp', 'karcher'])
+def test_parallel_models(name):
+  """Of a leaf and twice that: their mean; of opposites: something finite."""
+  base = A['models'][0]
+  if name == 'slerp':
+    got = run('slerp', base, 2 * base[None], jnp.asarray([0.5]))
+  else:
+    got = call(name, base, jnp.stack([base, 2 * base]), jnp.asarray([0.5, 0.5]),
+               origin='zero')
+  close(got, 1.5 * base, 1e-5, 1e-5)
+  zero = jnp.zeros((2, M, N))
+  if name != 'slerp':
+    close(call(name, base, zero, jnp.ones(2), origin='zero'), 0 * base)
+    got = call(name, base, jnp.stack([base, -base]), jnp.ones(2), origin='zero')
+    assert jnp.max(jnp.abs(got)) < 1.01 * jnp.max(jnp.abs(base))
+
+
+def test_model_stock():
+  """Right angles leave t = 0, models that agree are taken; t for others."""
+  base, eye = jnp.zeros((3, 3)), jnp.eye(3)
+  np.testing.assert_array_equal(
+      run('model_stock', base, jnp.stack([jnp.diag(e) for e in eye]),
+          jnp.ones(3)), base)
+  close(run('model_stock', base, jnp.stack([eye] * 3), jnp.ones(3)), eye)
+  # On a shell around a centre c the noise being orthogonal to all, the result
+  # is the foot of the perpendicular from c: it meets base - result at 90 deg.
+  centre = jnp.zeros(8).at[0].set(1.0)
+  noise = 1.5 * jnp.eye(8)[1:4]
+  weight = jnp.asarray([0.2, 0.5, 0.3])
+  for w in (jnp.ones(3), weight):
+    got = run('model_stock', jnp.zeros(8), centre + noise, w)
+    close(jnp.vdot(got, centre - got), 0, 0, 1e-6)
+  # Apart from one another: the base, or as the formula has it.
+  apart = jnp.stack([jnp.diag(eye[0]), -jnp.diag(eye[0]) + 0.1 * eye])
+  np.testing.assert_array_equal(
+      run('model_stock', base, apart, jnp.ones(2)), base)
+  assert jnp.any(run('model_stock', base, apart, jnp.ones(2), clip=False) != 0)
+
+
+def test_fisher():
+  base, models, _, _ = inputs('fisher')
+  even = jnp.full(T, 1 / T)
+  close(run('fisher', base, models, jnp.ones(T), {
+      'fisher': jnp.full((T, M, N), 0.3)}), merge.linear(base, models, even))
+  close(run('fisher', base, models, even), merge.linear(base, models, even))
+  sure = jnp.full((T, M, N), 1e-6).at[1].set(1e6)
+  close(run('fisher', base, models, even, {'fisher': sure}), models[1],
+        0, 1e-5)
+  # Where all vanish: the mean, or the first model.
+  none = jnp.zeros((T, M, N))
+  for floor in (0.0, 1e-6):
+    close(run('fisher', base, models, even, {'fisher': none}, floor=floor),
+          merge.linear(base, models, even))
+  np.testing.assert_array_equal(
+      run('fisher', base, models, even, {'fisher': none},
+          floor_first_only=True), models[0])
+
+
+def errors(kernel, inputs, models):
+  return sum(float(jnp.sum(jnp.square(x @ (kernel - v))))
+             for x, v in zip(inputs, models))
+
+
+@pytest.mark.parametrize('double', [True, False])
+def test_regmean_is_not_above_the_mean(double):
+  """On every kernel, dead inputs and large ridges among them."""
+  even = jnp.full(T, 1 / T)
+  for seed in range(5):
+    r = np.random.default_rng(seed)
+    x = jnp.maximum(jnp.asarray(r.normal(size=(T, 12, M)), jnp.float32), 0)
+    x = x.at[..., 2].set(0)
+    grams = jnp.einsum('tni,tnj->tij', x, x)
+    models = jnp.asarray(r.normal(size=(T, M, N)), jnp.float32)
+    mean = jnp.mean(models, 0)
+    for ridge in (1e-6, 1e-2):
+      got = run('regmean', mean, models, even, {'grams': grams}, alpha=1.0,
+                ridge=ridge, double=double)
+      assert errors(got, x, models) <= errors(mean, x, models)
+      close(got[2], mean[2])
+  nothing = jnp.zeros_like(grams)
+  close(run('regmean', mean, models, even, {'grams': nothing}), mean)
+  # Diagonals alone, all of one size: the mean.
+  close(run('regmean', mean, models, even,
+            {'grams': jnp.stack([jnp.eye(M)] * T)}, alpha=0.0), mean)
+
+
+def test_regmean_keeps_the_models_outputs_where_it_can():
+  """Inputs of disjoint support: every model's own rows; convolutions too."""
+  part = jnp.repeat(jnp.eye(2), 6, 1)  # [2, 12]
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 30, 12)),
+                  jnp.float32) * part[:, None]
+  models = jnp.asarray(np.random.default_rng(1).normal(size=(2, 2, 2, 3, 4)),
+                       jnp.float32)
+  got = run('regmean', models[0], models, jnp.ones(2),
+            {'grams': jnp.einsum('tni,tnj->tij', x, x)})
+  flat = models.reshape(2, 12, 4)
+  close(got.reshape(12, 4), jnp.concatenate([flat[0, :6], flat[1, 6:]]),
+        1e-4, 1e-4)
+
+
+def test_task_singular_vectors():
+  base, models, _, _ = inputs('task_singular_vectors')
+  # Of one: itself at full rank, its own truncation else.
+  np.testing.assert_array_equal(
+      merge.task_singular_vectors(base, models[:1], jnp.ones(1)), models[0])
+  low = run('svd_truncate', base, models[:1], jnp.ones(1), rank=2)
+  close(run('task_singular_vectors', base, models[:1], jnp.ones(1), rank=2),
+        low)
+  # Equal tasks share their directions and count once.
+  close(run('task_singular_vectors', base, models[jnp.zeros(3, int)],
+            jnp.ones(3)), low)
+  # Tasks that do not interfere are kept whole.
+  apart = base + jnp.zeros((2, M, N)).at[0, 0, 0].set(3.0).at[1, 1, 1].set(2.0)
+  close(run('task_singular_vectors', base, apart, jnp.ones(2)),
+        base + jnp.sum(apart - base, 0))
+  # Biases: the mean of the moves.
+  close(run('task_singular_vectors', base[0], models[:, 0], jnp.ones(T)),
+        jnp.mean(models[:, 0], 0))
+  # More tasks than units.
+  many = jnp.concatenate([models, models])[:, :2, :2]
+  assert jnp.isfinite(run('task_singular_vectors', base[:2, :2], many,
+                          jnp.ones(2 * T))).all()
+
+
+def test_multi_source_svd_and_its_factors():
+  base, models, _, _ = inputs('multi_source_svd')
+  merged = run('multi_source_svd', base, models, jnp.ones(T), components=4)
+  u, s, v = merge.svd_factors(merged - base, 4)
+  close(base + (u * s) @ v, merged)
+  close(u.T @ u, np.eye(4))
+  assert jnp.all(jnp.max(u, 0) >= jnp.max(-u, 0))
+  # One model: its largest; a kernel of a convolution likewise; biases the mean.
+  close(run('multi_source_svd', base, models[:1], jnp.ones(1), components=2),
+        run('svd_truncate', base, models[:1], jnp.ones(1), rank=2))
+  conv = lambda x: x.reshape(x.shape[:-2] + (2, 4, N))
+  close(run('multi_source_svd', conv(base), conv(models), jnp.ones(T),
+            components=4), conv(merged))
+  close(run('multi_source_svd', base[0], models[:, 0], jnp.ones(T)),
+        jnp.mean(models[:, 0], 0))
+  # d s = u^T dM v.
+  grad = jax.grad(lambda m: jnp.sum(merge.svd_factors(m)[1]))(merged - base)
+  u, _, v = merge.svd_factors(merged - base)
+  close(grad, u @ v, 1e-4, 1e-4)
+
+
+def test_svd_truncate_is_the_nearest():
+  base, models, weight, _ = inputs('svd_truncate')
+  got = run('svd_truncate', base, models[:1], jnp.ones(1), rank=0.5) - base
+  s = np.linalg.svd(np.asarray(models[0] - base))[1]
+  close(jnp.linalg.norm(models[0] - base - got), np.linalg.norm(s[3:]))
+  close(run('svd_truncate', base, models, weight, rank=N),
+        merge.linear(base, models, weight), 1e-6, 1e-6)
+
+
+def test_slerp_keeps_to_the_sphere():
+  a, b = (x / jnp.linalg.norm(x) for x in A['models'][:2])
+  for t in (0.1, 0.5, 0.9):
+    got = run('slerp', a, b[None], jnp.asarray([t]))
+    close(jnp.linalg.norm(got), 1.0, 1e-6)
+    close(jnp.arccos(jnp.vdot(a, got)), t * jnp.arccos(jnp.vdot(a, b)), 1e-5)
+
+
+def test_sce_selects_and_erases():
+  base = jnp.zeros(4)
+  models = jnp.asarray([[2.0, 1.0, 0.0, 1.0], [2.0, -3.0, 0.0, 1.0]])
+  got = run('sce', base, models, jnp.ones(2))
+  energy = jnp.asarray([6.0, 14.0])
+  close(got, [2.0, -3.0, 0.0, 1.0])  # the second wins the vote at entry 1
+  close(run('sce', base, models, jnp.ones(2), {'energy': energy}), got)
+  close(run('sce', base, models, jnp.ones(2), select_topk=1e-6), base)
+  # Only entry 1 varies.
+  close(run('sce', base, models + 5 * jnp.eye(4)[3], jnp.ones(2),
+            select_topk=0.99), base)
+  close(run('sce', base, models.at[1, 3].set(2.0), jnp.ones(2),
+            select_topk=0.5), [0.0, -3.0, 0.0, 0.0])
+
+
+# Streams and errors.
+
+
+class Source:
+
+  def __init__(self, name, array):
+    self.name, self.values = name, np.asarray(array)
+    self.shape, self.dtype = self.values.shape, self.values.dtype
+    self.size = self.values.size
+
+  def read(self, start, out):
+    out[:] = self.values.reshape(-1)[start:start + len(out)]
+
+  def array(self):
+    return self.values
+
+
+@pytest.mark.parametrize('name,settings', [
+    ('slerp', {}), ('karcher', {}), ('model_stock', {'axis': -1}),
+    ('nearswap', {'t': 0.2}), ('sce', {'select_topk': 0.4}),
+    ('svd_truncate', {'rank': 0.4})])
+def test_streams(name, settings, monkeypatch):
+  """In blocks of 16 entries, as of the whole leaf."""
+  monkeypatch.setattr(stream, '_SMALL', 16)
+  monkeypatch.setattr(stream, 'BLOCK', 16)
+  base, models, weight, _ = inputs(name)
+  out = np.zeros(base.size, np.float32)
+  def write(_, start, values):
+    out[start:start + len(values)] = values
+  stream.over_stream(
+      getattr(merge, name), {'w': Source('w', base)},
+      [{'w': Source('w', m)} for m in models], weight, write, **settings)
+  close(out.reshape(base.shape),
+        run(name, base, models, weight, **settings), 1e-5, 1e-6)
+
+
+ONE, TWO = jnp.ones(1), jnp.ones(2)
+BAD = {
+    'slerp: two models': (lambda b, m: merge.slerp(b, m[:2], TWO),
+                          'slerp.*one'),
+    'slerp: threshold': (lambda b, m: merge.slerp(
+        b, m[:1], ONE, dot_threshold=1.5), 'dot_threshold.*1.5'),
+    'slerp: gram': (lambda b, m: merge.slerp(b, m[:1], ONE, jnp.ones((3, 3))),
+                    r'gram.*\(3, 3\)'),
+    'nuslerp: three': (lambda b, m: merge.nuslerp(b, m, jnp.ones(3)),
+                       'two models, got 3.*multislerp'),
+    'nuslerp: origin': (lambda b, m: merge.nuslerp(b, m[:2], TWO, origin='bas'),
+                        "origin 'bas'.*'base'"),
+    'multislerp: sum': (lambda b, m: merge.multislerp(
+        b, m[:2], jnp.asarray([1.0, -1.0])), 'multislerp: weight.*sum to 0'),
+    'karcher: steps': (lambda b, m: merge.karcher(
+        b, m[:2], TWO, max_iter=0), 'max_iter.*0'),
+    'model_stock': (lambda b, m: merge.model_stock(
+        b, m[:2], jnp.asarray([1.0, -0.5])), 'weight must be >= 0'),
+    'nearswap': (lambda b, m: merge.nearswap(b, m[:1], ONE, t=-1.0),
+                 't must be >= 0.*-1'),
+    'passthrough': (lambda b, m: merge.passthrough(b, m[:2], TWO), 'one model'),
+    'arcee_fusion': (lambda b, m: merge.arcee_fusion(b, m[:2], TWO),
+                     'one model'),
+    'sce': (lambda b, m: merge.sce(b, m[:2], TWO, select_topk=1.5),
+            'select_topk.*1.5'),
+    'fisher: shape': (lambda b, m: merge.fisher(
+        b, m[:2], TWO, jnp.ones((2, 3))), r'fisher has shape \(2, 3\)'),
+    'fisher: floor': (lambda b, m: merge.fisher(b, m[:2], TWO, floor=-1.0),
+                      'floor must be >= 0'),
+    'regmean: grams': (lambda b, m: merge.regmean(b, m[:2], TWO,
+                                                  jnp.ones((2, 3, 3))),
+                       r'grams.*\(2, 3, 3\)'),
+    'regmean: alpha': (lambda b, m: merge.regmean(b, m[:2], TWO, alpha=2.0),
+                       'alpha.*2.0'),
+    'regmean: ridge': (lambda b, m: merge.regmean(b, m[:2], TWO, ridge=0.0),
+                       'ridge.*0'),
+    'svd_truncate': (lambda b, m: merge.svd_truncate(b, m[:1], ONE, rank=0),
+                     'rank.*0'),
+    'share': (lambda b, m: merge.task_singular_vectors(
+        b, m[:1], ONE, rank=1.5), r'rank.*\[0, 1\].*1.5'),
+    'multi_source_svd': (lambda b, m: merge.multi_source_svd(
+        b, m[:1], ONE, components=0), 'components.*0'),
+    'svd_factors': (lambda b, m: merge.svd_factors(b, 99), 'rank.*99'),
+    'vector': (lambda b, m: merge.svd_factors(b[0]), 'matrix'),
+    'stack': (lambda b, m: merge.karcher(b[:2], m, jnp.ones(3)), 'models'),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_settings_fail_at_the_door(name):
+  fn, message = BAD[name]
+  with pytest.raises(ValueError, match=message):
+    fn(A['base'], A['models'])
