@@ -10,6 +10,7 @@ from kt_jax import core
 from kt_jax.models.convnet import convnet as convnet
 from kt_jax.models.mixer import mixer_small as mixer_small
 from kt_jax.models.mixer import mixer_base as mixer_base
+from kt_jax.models.linear_inputs import linear_inputs as linear_inputs
 from kt_jax.models.mlp import mlp as mlp
 from kt_jax.models.mobilenet_v2 import mobilenet_v2 as mobilenet_v2
 from kt_jax.models.mobilenet_v2 import mobilenet_v2_half as mobilenet_v2_half
@@ -23,8 +24,12 @@ from kt_jax.models.net import Net as Net
 from kt_jax.models.net import Output as Output
 from kt_jax.models.net import split as split
 from kt_jax.models.net import taps as taps
+from kt_jax.models.permutations import fixed_axes as fixed_axes
+from kt_jax.models.permutations import permutation_spec as permutation_spec
 from kt_jax.models.pretrained import from_pretrained as from_pretrained
 from kt_jax.models.pretrained import Pretrained as Pretrained
+from kt_jax.models.reestimate_statistics import (
+    reestimate_statistics as reestimate_statistics)
 from kt_jax.models.resnet import resnet18 as resnet18
 from kt_jax.models.resnet import resnet34 as resnet34
 from kt_jax.models.resnet import resnet50 as resnet50
