@@ -42,11 +42,17 @@ setuptools.setup(
         'matplotlib>=3.9',
         'tqdm>=4.66',
         'tensorboardX>=2.6.2',
+        'xxhash>=3.4',
+        'pyyaml>=6',
     ],
+    entry_points={
+        'console_scripts': ['kt-merge = kt_jax.cli.kt_merge:main']},
     extras_require={
+        'align': ['POT>=0.9.5', 'ott-jax>=0.5'],
         'cuda': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],
+        'search': ['cmaes>=0.12,<0.14'],
         'test': ['pytest>=8', 'pytest-xdist>=3.6', 'nbclient>=0.10',
-                 'ipykernel>=6'],
+                 'ipykernel>=6', 'cmaes>=0.12,<0.14'],
     },
 )

@@ -1,0 +1,47 @@
+"""What is wrong with a merge, gathered before it runs."""
+import re
+from typing import NamedTuple
+
+from kt_jax import core
+
+LEVELS = ('error', 'warning', 'note')
+
+
+class Problem(NamedTuple):
+  level: str  # of LEVELS
+  text: str  # one line
+  count: int = 1  # how often; other layers have the same
+
+  def __str__(self):
+    more = f' ({self.count} of the kind)' if self.count > 1 else ''
+    return f'{self.level}: {self.text}{more}'
+
+
+class Problems:
+  """Those that differ in the number of a layer only are counted as one."""
+
+  def __init__(self):
+    self._found = {}
+
+  def add(self, level: str, text: str) -> None:
+    kind = level, re.sub(r'(?<=[./])\d+(?=[./])', '*', text)
+    first = self._found.get(kind, Problem(level, text, 0))
+    self._found[kind] = first._replace(count=first.count + 1)
+
+  def errors(self) -> bool:
+    return any(level == 'error' for level, _ in self._found)
+
+  def list(self) -> tuple[Problem, ...]:
+    """Errors first, each level in order of discovery."""
+    return tuple(sorted(self._found.values(),
+                        key=lambda p: LEVELS.index(p.level)))
+
+
+def refuse(problems: tuple[Problem, ...]) -> None:
+  """Raises the first error among them, if there is one."""
+  errors = [p for p in problems if p.level == 'error']
+  if errors:
+    more = (f' And {len(errors) - 1} more errors; --check lists them.'
+            if len(errors) > 1 else '')
+    count = f' ({errors[0].count} of the kind)' * (errors[0].count > 1)
+    raise core.UserError(errors[0].text + count + more)

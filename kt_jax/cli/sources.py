@@ -1,0 +1,144 @@
+"""What a merge reads: models on disk as name -> tensor."""
+from collections.abc import Mapping
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kt_jax import checkpoint
+from kt_jax import core
+from kt_jax.checkpoint import safetensors
+from kt_jax.cli import adapter
+
+_HUB_ID = re.compile(r'[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?')
+_ORBAX = ('_METADATA', 'manifest.ocdbt')  # one of them is in every pytree
+
+
+class Source(NamedTuple):
+  path: pathlib.Path  # directory or file of the base
+  tensors: dict[str, checkpoint.Tensor]
+  config: dict[str, Any] | None  # config.json of a Hugging Face directory
+  kind: str  # 'huggingface', 'safetensors', 'run' or 'orbax'
+
+
+def open_model(reference: str, made: Mapping[str, Source] | None = None
+               ) -> Source:
+  """Opens a model; weights are read later, and only what is asked for.
+
+  Args:
+    reference: a local path: a Hugging Face directory, a safetensors file or
+      index, the --workdir of a run (the checkpoint that its card names), or a
+      directory where Orbax saved a pytree of arrays (these two are loaded).
+      'model+adapter' folds a PEFT LoRA adapter into the model.
+    made: models that are not on disk yet, by name.
+
+  Returns:
+    `Source`; `tensors` are named as in the file, or by tree path ('a/b').
+
+  Raises:
+    UserError: nothing there, a pickle, a damaged file, an adapter that does
+      not fit.
+
+  References: none.
+  """
+  model, adapted = _split(str(reference))
+  path = pathlib.Path(model).expanduser()
+  if made and model in made:
+    source = made[model]
+  elif not path.exists():
+    raise core.UserError(_absent(model))
+  else:
+    source = _open(path)
+  if not adapted:
+    return source
+  folder = pathlib.Path(adapted).expanduser()
+  if not folder.is_dir():
+    raise core.UserError(_absent(adapted))
+  return source._replace(tensors=adapter.fold_adapter(
+      source.tensors, folder, str((source.config or {}).get('model_type'))))
+
+
+def _split(reference: str) -> tuple[str, str]:
+  """Model and adapter ('' for none); a + may be part of an existing path."""
+  if '\0' in reference or not reference.strip():
+    raise core.UserError(f'model {reference!r}: must be a path.')
+  if '+' not in reference or pathlib.Path(reference).expanduser().exists():
+    return reference, ''
+  cuts = [(reference[:m.start()], reference[m.end():])
+          for m in re.finditer(r'\+', reference)]
+  there = lambda cut: [pathlib.Path(p).expanduser().exists() for p in cut]
+  best = max(cuts, key=lambda cut: sum(there(cut)))
+  if not all(best):
+    raise core.UserError(f'model {reference!r}: on both sides of + there must '
+                         'be a path, model+adapter.')
+  return best
+
+
+def _open(path: pathlib.Path) -> Source:
+  if path.is_dir():
+    if (path / 'checkpoints').is_dir() and not any(
+        path.glob('*.safetensors')):
+      tree = checkpoint.read(path).model
+      return Source(path, _of_tree(tree), None, 'run')
+    item = _orbax_item(path)
+    if item:
+      return Source(path, _of_tree(_load_orbax(item)), None, 'orbax')
+  tensors = checkpoint.open_tensors(path)
+  config = path / 'config.json'
+  if path.is_dir() and config.is_file():
+    return Source(path, tensors, safetensors.read_object(config), 'huggingface')
+  return Source(path, tensors, None, 'safetensors')
+
+
+def _of_tree(tree) -> dict[str, checkpoint.Tensor]:
+  return {name: checkpoint.ArrayTensor(name, leaf)
+          for name, leaf in core.flatten(tree).items()}
+
+
+def _orbax_item(path: pathlib.Path) -> pathlib.Path | None:
+  """Where Orbax keeps the pytree: here, in an item, in the newest step."""
+  holds = lambda p: any((p / mark).is_file() for mark in _ORBAX)
+  if holds(path):
+    return path
+  steps = sorted((p for p in path.iterdir() if re.fullmatch(r'\d+', p.name)
+                  and p.is_dir()), key=lambda p: int(p.name))
+  folder = steps[-1] if steps else path
+  if holds(folder):
+    return folder
+  items = [p for p in sorted(folder.iterdir()) if p.is_dir() and holds(p)]
+  named = [p for p in items if p.name in ('model', 'params', 'default')]
+  if len(items) > 1 and len(named) != 1:
+    raise core.UserError(f'{folder}: which of {[p.name for p in items]}? Give '
+                         'the path of one.')
+  return (named or items or [None])[0]
+
+
+def _load_orbax(path: pathlib.Path) -> Any:
+  import jax  # pylint: disable=g-import-not-at-top
+  import orbax.checkpoint as ocp  # pylint: disable=g-import-not-at-top
+  arrays = ocp.PyTreeCheckpointHandler()
+  path = path.resolve()
+  try:
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                         arrays.metadata(path).tree)
+    tree = arrays.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
+  except Exception as e:  # Orbax and TensorStore raise many kinds
+    line = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
+    raise core.UserError(f'{path}: cannot be read as an Orbax pytree of '
+                         f'arrays: {line}.') from e
+  for name, leaf in core.flatten(tree).items():
+    if np.asarray(leaf).dtype.kind in 'OSU':
+      raise core.UserError(f'{path}: {name!r} is no array.')
+  return tree
+
+
+def _absent(reference: str) -> str:
+  if not _HUB_ID.fullmatch(reference):
+    return f'{reference}: no such file or directory.'
+  name, _, revision = reference.partition('@')
+  option = f' --revision {revision}' if revision else ''
+  folder = name.partition('/')[2]
+  return (f'{reference}: no such directory. If it is a model of the Hugging '
+          f'Face Hub, fetch it first: hf download {name}{option} --local-dir '
+          f'{folder}; then give the path {folder}.')
