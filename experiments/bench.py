@@ -1,4 +1,4 @@
-"""Measures the library itself: its start, what its loop and teachers add.
+"""Measures the library itself: start, loop, teachers, merges of checkpoints.
 
 It asserts nothing. Times on a shared machine move, so what is compared is
 measured in turn, and ratios are taken within a turn. `bench.json` keeps every
@@ -17,12 +17,13 @@ from kt_jax import core
 from kt_jax import data
 from experiments import bench_distill
 from experiments import bench_loop
+from experiments import bench_merge
 from experiments import bench_startup
 from experiments import distill
 from experiments import pretrain
 
-MEASURES = {'startup': bench_startup.measure, 'loop': bench_loop.measure,
-            'distill': bench_distill.measure}
+MEASURES = {'startup': bench_startup, 'loop': bench_loop,
+            'distill': bench_distill, 'merge': bench_merge}
 OWN = ('measure', 'repeats', 'workloads', 'platform', 'threads', 'batches',
        'warmup', 'seconds', 'losses', 'maps')
 
@@ -44,6 +45,8 @@ def check(config):
   if config.measure not in MEASURES:
     raise core.UserError(
         core.nearest('measure', config.measure, MEASURES))
+  if config.measure == 'merge':
+    return bench_merge.check(config)
   found = []
   for name, work in _workloads(config).items():
     *others, own = (distill if 'teachers' in work else pretrain).check(work)
@@ -61,7 +64,8 @@ def run(config, workdir):
   machine = dict(checkpoint.code_version(), system=platform.platform(),
                  device=jax.devices()[0].device_kind, cores=os.cpu_count(),
                  devices=jax.device_count(), load_before=_load())
-  raw, table, metrics = MEASURES[config.measure](config, _workloads(config))
+  raw, table, metrics = MEASURES[config.measure].measure(
+      config, _workloads(config))
   machine['load_after'] = _load()
   table += (f'\nPython {machine["python"]}, jax {machine["jax"]}, flax '
             f'{machine["flax"]}; {machine["devices"]} x {machine["device"]}, '

@@ -55,9 +55,9 @@ PAPERS = {
         'Model soups: averaging weights of multiple fine-tuned models '
         'improves accuracy without increasing inference time',
         2022, '2203.05482',
-        ('merge.linear',),
+        ('merge.linear', 'procedures.greedy_soup'),
         (), 'checked',
-        'uniform soup: weights 1/T'),
+        'uniform soup: weights 1/T; greedy soup'),
     'guo2017calibration': Paper(
         'On Calibration of Modern Neural Networks',
         2017, '1706.04599',
@@ -403,6 +403,154 @@ PAPERS = {
         2016, '',
         ('scores.churn',),
         (), 'checked'),
+    'ilharco2022task': Paper(
+        'Editing Models with Task Arithmetic',
+        2022, '2212.04089',
+        ('merge.task_arithmetic',),
+        (), 'checked',
+        'parity with mergekit 0.1.5'),
+    'yadav2023ties': Paper(
+        'TIES-Merging: Resolving Interference When Merging Models',
+        2023, '2306.01708',
+        ('merge.ties', 'merge.whole_model_bounds'),
+        (), 'checked',
+        'whole model as the paper, per tensor as mergekit'),
+    'yu2023dare': Paper(
+        'Language Models are Super Mario: Absorbing Abilities from Homologous '
+        'Models as a Free Lunch',
+        2023, '2311.03099',
+        ('merge.dare',),
+        (), 'checked',
+        "parity with mergekit 0.1.5 at rescale='l1'"),
+    'deep2024della': Paper(
+        'DELLA-Merging: Reducing Interference in Model Merging through '
+        'Magnitude-Based Sampling',
+        2024, '2406.11617',
+        ('merge.della',),
+        (), 'checked',
+        "row ranks as the authors' code"),
+    'davari2023breadcrumbs': Paper(
+        'Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks',
+        2023, '2312.06795',
+        ('merge.breadcrumbs',),
+        (), 'checked',
+        'per leaf, or per row as the released code'),
+    'matena2021fisher': Paper(
+        'Merging Models with Fisher-Weighted Averaging',
+        2021, '2111.09832',
+        ('merge.fisher', 'stats.fisher'),
+        (), 'checked',
+        'diagonal Fisher is an argument; norms of it are weights'),
+    'jin2022regmean': Paper(
+        'Dataless Knowledge Fusion by Merging Weights of Language Models',
+        2022, '2212.09849',
+        ('merge.regmean', 'stats.gram', 'models.linear_inputs'),
+        (), 'checked',
+        'solved in float64; the theorem on output errors is a test'),
+    'jang2024modelstock': Paper(
+        'Model Stock: All we need is just a few fine-tuned models',
+        2024, '2403.19522',
+        ('merge.model_stock',),
+        (), 'checked',
+        'agrees with mergekit; negative cosines keep the base'),
+    'wan2024sce': Paper(
+        'FuseChat: Knowledge Fusion of Chat Models',
+        2024, '2408.07990',
+        ('merge.sce',),
+        (), 'checked',
+        'the merge (SCE) only; agrees with mergekit'),
+    'gargiulo2024tsv': Paper(
+        'Task Singular Vectors: Reducing Task Interference in Model Merging',
+        2024, '2412.00081',
+        ('merge.task_singular_vectors',),
+        (), 'checked',
+        'TSV-Merge, against polar factors of scipy'),
+    'osial2025axis': Paper(
+        'Efficient Multi-Source Knowledge Transfer by Model Merging',
+        2025, '2508.19353',
+        ('merge.multi_source_svd', 'procedures.singular_values',
+         'procedures.singular_params'),
+        (), 'checked',
+        'stage 1 merges, stage 2 trains singular values'),
+    'lu2024twin': Paper(
+        'Twin-Merging: Dynamic Integration of Modular Expertise in Model '
+        'Merging',
+        2024, '2406.15479',
+        ('merge.svd_truncate', 'procedures.twin_merging',
+         'procedures.twin_params', 'procedures.twin_forward',
+         'procedures.twin_dense', 'procedures.mlp_router'),
+        (), 'checked',
+        'at full rank the experts, weighted by the router'),
+    'ainsworth2022rebasin': Paper(
+        'Git Re-Basin: Merging Models modulo Permutation Symmetries',
+        2022, '2209.04836',
+        ('align.weight_matching', 'align.activation_matching',
+         'align.permute', 'models.permutation_spec'),
+        (), 'checked',
+        'planted permutations, and all permutations of small networks; the '
+        'straight-through estimator is not here'),
+    'singh2019otfusion': Paper(
+        'Model Fusion via Optimal Transport',
+        2019, '1910.05653',
+        ('align.optimal_transport', 'align.transport'),
+        (), 'checked',
+        'exact plans against the assignment and the linear program; Sinkhorn '
+        'by ott-jax; the mean of the aligned networks is `merge.linear`'),
+    'izmailov2018swa': Paper(
+        'Averaging Weights Leads to Wider Optima and Better Generalization',
+        2018, '1803.05407',
+        ('models.reestimate_statistics',),
+        (), 'checked',
+        "BatchNorm's moments only, pooled over all batches"),
+    'yang2023adamerging': Paper(
+        'AdaMerging: Adaptive Model Merging for Multi-Task Learning',
+        2023, '2310.02575',
+        ('procedures.learned_coefficients', 'procedures.merge_per_leaf',
+         'procedures.entropy_objective', 'procedures.task_sum_objective'),
+        (), 'checked',
+        'task-wise and layer-wise; entropy of unlabelled test inputs, so '
+        'transductive; AdaMerging++ is the same through `merge.ties`'),
+    'zhang2024atlas': Paper(
+        'Knowledge Composition using Task Vectors with Learned Anisotropic '
+        'Scaling',
+        2024, '2407.02880',
+        ('procedures.learned_coefficients', 'procedures.merge_per_leaf',
+         'procedures.random_parts', 'procedures.cross_entropy_objective',
+         'procedures.negation_objective', 'procedures.task_sum_objective'),
+        (), 'checked',
+        'blocks and random parts of blocks; pseudo-labels (UFM) are not here'),
+    'akiba2024evolutionary': Paper(
+        'Evolutionary Optimization of Model Merging Recipes',
+        2024, '2403.13187',
+        ('procedures.cma_es', 'procedures.parameter_space',
+         'procedures.data_flow'),
+        (), 'checked',
+        'parameter space and data-flow space; CMA-ES of the package cmaes'),
+    'zhang2024unconstrained': Paper(
+        'Unconstrained Model Merging for Enhanced LLM Reasoning',
+        2024, '2410.13699',
+        ('procedures.cma_es', 'procedures.parameter_space'),
+        (), 'checked',
+        'models of one architecture: CMA-ES over coefficients per layer; '
+        'others: not here'),
+    'bandarkar2024swap': Paper(
+        'Layer Swapping for Zero-Shot Cross-Lingual Transfer in Large '
+        'Language Models',
+        2024, '2410.01335',
+        ('procedures.layer_swap', 'procedures.swap_weights'),
+        (), 'checked'),
+    'khan2024portllm': Paper(
+        'PortLLM: Personalizing Evolving Large Language Models with '
+        'Training-Free and Portable Model Patches',
+        2024, '2410.10870',
+        ('procedures.task_patch', 'procedures.apply_patch'),
+        (), 'checked'),
+    'tang2026past': Paper(
+        'Knowledge is Not Enough: Injecting RL Skills for Continual Adaptation',
+        2026, '2601.11258',
+        ('procedures.task_patch', 'procedures.apply_patch'),
+        (), 'checked',
+        'the skill vector is a patch; reinforcement learning is not here'),
 }
 
 

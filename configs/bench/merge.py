@@ -1,0 +1,45 @@
+r"""`kt-merge` beside mergekit, and beside reading and writing alone.
+
+  python -m experiments.run --config configs/bench/merge.py:small \
+      --workdir runs/bench_merge --config.mergekit=mergekit-yaml
+
+Makes a base and three experts of a gigabyte in the cache folder, once. mergekit
+runs in turn with ours where `mergekit` names its command, which may be in an
+environment of its own.
+"""
+from configs import common
+
+VARIANTS = {'small': '2 min, 2 cores; 25 min with mergekit', 'tiny': '10 s'}
+
+
+def get_config(variant: str = 'small'):
+  c = common.supervised('bench')
+  c.measure = 'merge'
+  c.mergekit = ''  # path of mergekit-yaml
+  c.repeats = 5  # turns
+  c.width, c.inner, c.layers, c.vocabulary = 2048, 5632, 8, 32000
+  c.experts = 3
+  experts = lambda weight, **more: [
+      dict(model=f'expert{t}', parameters=dict(weight=weight, **more))
+      for t in range(c.experts)]
+  elementwise = dict(speedup=10, over_disk=2.5, memory_gb=0.3)
+  c.workloads = dict(
+      linear=dict(elementwise, recipe=dict(
+          merge_method='linear', dtype='bfloat16', models=experts(1.0))),
+      task_arithmetic=dict(elementwise, recipe=dict(
+          merge_method='task_arithmetic', dtype='bfloat16', base_model='base',
+          models=experts(0.3))),
+      ties=dict(speedup=17, over_disk=5, memory_gb=1, recipe=dict(
+          merge_method='ties', dtype='bfloat16', base_model='base',
+          models=experts(1.0, density=0.2))),
+      slerp=dict(speedup=0, over_disk=0, memory_gb=0, recipe=dict(
+          merge_method='slerp', dtype='bfloat16', base_model='base',
+          models=[dict(model='base'), dict(model='expert0')],
+          parameters=dict(t=0.5))))
+  if variant == 'tiny':
+    c.repeats = 1
+    c.width, c.inner, c.layers, c.vocabulary = 64, 128, 2, 128
+    del c.workloads['slerp'], c.workloads['task_arithmetic']
+  elif variant != 'small':
+    raise common.unknown_variant(variant, *VARIANTS)
+  return c
