@@ -56,8 +56,9 @@ def _reads(job) -> int:
                and not getattr(t, 'is_zero', False))
   passes = 1
   measured = job.op and measures.measures_of(job.op, job.settings)
-  if measured:
-    passes += len(set(measured) - set(job.known))
+  for name, measure in (measured or {}).items():
+    if name not in job.known:  # to choose takes a sample first
+      passes += 2 if hasattr(measure, 'choose') else 1
   return passes * inputs
 
 
@@ -74,10 +75,7 @@ def _memory(job) -> int:
   measured = measures.measures_of(job.op, job.settings)
   if measured is None:
     return (count + 1) * job.base.size * 4
-  rows = sum(len(job.models) * job.base.size * 4
-             for name, m in measured.items()
-             if hasattr(m, 'choose') and name not in job.known)
-  return (2 * count + 1) * min(job.base.size, stream.BLOCK) * 4 + rows
+  return (2 * count + 1) * min(job.base.size, stream.BLOCK) * 4
 
 
 def _size(count: int) -> str:

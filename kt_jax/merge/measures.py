@@ -51,7 +51,7 @@ def bounds_unless(density: float, gamma: float = 0.0) -> Callable:
 
   The measure has the two parts of one that chooses from all entries:
   `entries(base, models, weight, **settings) -> [T, ...]` and, on the host,
-  `choose(rows [T, n], **settings) -> [T, 2]`, with the same result.
+  `choose(rows, **settings) -> [T, 2]`, with the same result.
   """
   defaults = dict(density=density, gamma=gamma)
 
@@ -63,19 +63,22 @@ def bounds_unless(density: float, gamma: float = 0.0) -> Callable:
   return measure
 
 
-def choose(rows: np.ndarray, *, density: Any = 1.0, gamma: Any = 0.0,
+def choose(rows: select.Rows, *, density: Any = 1.0, gamma: Any = 0.0,
            **settings) -> np.ndarray:
-  """`magnitude_bounds` from magnitudes `[T, n]` float32 on the host."""
+  """`magnitude_bounds` from the magnitudes of T models, on the host."""
   del settings
-  share = per_model('density', density, len(rows))
-  keep, drop = _counts(rows.shape[1], share,
-                       per_model('gamma', gamma, len(rows)))
-  found = np.zeros((2, len(rows)), np.float32)
-  for t, row in enumerate(rows):
-    if 0 < share[t] < 1:
-      found[0, t] = select.kth_largest_host(row, int(keep[t] + drop[t]))
-    if drop[t]:
-      found[1, t] = select.kth_largest_host(row, int(drop[t] + 1))
+  share = per_model('density', density, rows.count)
+  keep, drop = _counts(rows.size, share,
+                       per_model('gamma', gamma, rows.count))
+  # What is known not to matter is not searched.
+  wanted = {(0, t): (t, int(keep[t] + drop[t])) for t in range(rows.count)
+            if 0 < share[t] < 1} | {
+                (1, t): (t, int(drop[t] + 1)) for t in range(rows.count)
+                if drop[t]}
+  found = np.zeros((2, rows.count), np.float32)
+  if wanted:
+    found[tuple(zip(*wanted))] = select.kth_largest_host(
+        rows, list(wanted.values()))
   return np.stack(_clamp(np, *found, keep, drop, share), axis=1).astype(
       np.float32)
 
@@ -101,8 +104,8 @@ def whole_model_bounds(
 ) -> np.ndarray:
   """`magnitude_bounds` over all leaves of a model at once, on the host.
 
-  Two passes over the leaves, or over chunks of them, count bit patterns; counts
-  add up, so that no pass holds more than the chunk it reads.
+  Three passes over the leaves, or over chunks of them: no more than the chunk
+  that is read is in memory.
 
   Args:
     leaves: pairs of a base chunk `[...]` and models `[T, ...]` (or T arrays);
@@ -120,34 +123,23 @@ def whole_model_bounds(
   """
   if not callable(leaves):
     leaves = list(leaves).__iter__
-  coarse, total = None, 0
-  for base, models in leaves():
-    if not jnp.issubdtype(base.dtype, jnp.floating):
-      continue
-    counts = np.stack([select.histogram(m) for m in _magnitudes(base, models)])
-    coarse = counts if coarse is None else coarse + counts
-    total += np.size(base)
-  if not total:
-    raise core.UserError('whole_model_bounds: no floating entries.')
 
-  share = per_model('density', density, len(coarse))
-  keep, drop = _counts(total, share, per_model('gamma', gamma, len(coarse)))
-  # Per model: the lower bound, then the upper, each a rank to find.
-  ranks = [(t, int(rank)) for t in range(len(coarse))
-           for rank in (keep[t] + drop[t], drop[t] + 1)]
-  places = [select.locate(coarse[t], min(max(rank, 1), total))
-            for t, rank in ranks]
-  fine = [0] * len(ranks)
-  for base, models in leaves():
-    if jnp.issubdtype(base.dtype, jnp.floating):
-      sizes = list(_magnitudes(base, models))
-      for i, ((t, _), (place, _)) in enumerate(zip(ranks, places)):
-        fine[i] = fine[i] + select.histogram(sizes[t], place)
-  found = [(place << select.FINE) + select.locate(counts, left)[0]
-           for counts, (place, left) in zip(fine, places)]
-  found = np.asarray(found, np.uint32).view(np.float32).reshape(-1, 2)
-  low, high = _clamp(np, *found.T, keep, drop, share)
-  return np.stack([low, high], axis=1).astype(np.float32)
+  def floating():
+    for base, models in leaves():
+      if jnp.issubdtype(base.dtype, jnp.floating):
+        yield np.ravel(base).astype(np.float32), models
+
+  def read():
+    for base, models in floating():
+      yield np.abs(np.stack([np.ravel(m).astype(np.float32) - base
+                             for m in models]))
+
+  counts, size = 0, 0
+  for base, models in floating():
+    counts, size = len(models), size + base.size
+  if not size:
+    raise core.UserError('whole_model_bounds: no floating entries.')
+  return choose(select.Rows(counts, size, read), density=density, gamma=gamma)
 
 
 def bounds(deltas: jax.Array, density, gamma,
@@ -209,34 +201,3 @@ def _entries(base, models, weight=None, **settings):
   """`[T, ...]` magnitudes of the deltas."""
   del weight, settings
   return jnp.abs(core.to_float(models) - core.to_float(base))
-
-
-def _magnitudes(base, models):
-  """|model - base| in float32, a model at a time."""
-  base = np.ravel(base).astype(np.float32)
-  for model in models:
-    delta = np.ravel(model).astype(np.float32) - base
-    yield np.abs(delta, out=delta)
-
-
-def _entries(base, models, weight=None, **settings):
-  """What `_choose` selects from: the magnitudes `[T, ...]` of the deltas."""
-  del weight, settings
-  return jnp.abs(core.to_float(models) - core.to_float(base))
-
-
-def _choose(rows, *, density, gamma=0.0, **settings):
-  """`magnitude_bounds` of `[T, n]` magnitudes on the host."""
-  del settings
-  share = per_model('density', density, len(rows))
-  keep, drop = _counts(rows.shape[1], share,
-                       per_model('gamma', gamma, len(rows)))
-  rank = lambda row, k: select.kth_largest_host(row, int(k))
-  low = [0.0 if s >= 1 or not k else rank(row, k + d)
-         for row, s, k, d in zip(rows, share, keep, drop)]
-  high = [rank(row, d + 1) if d else np.inf for row, d in zip(rows, drop)]
-  bound = _clamp(np, np.array(low), np.array(high), keep, drop, share)
-  return np.stack(bound, axis=1).astype(np.float32)
-
-
-magnitude_bounds.entries, magnitude_bounds.choose = _entries, _choose

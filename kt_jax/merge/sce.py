@@ -34,12 +34,13 @@ def _entries(base, models, weight=None, **settings):
 
 
 def _choose(rows, *, select_topk=1.0, **settings):
-  """`variance_bound` of `[1, n]` variances on the host."""
+  """`variance_bound` of the variances, one row of them, on the host."""
   del settings
   if select_topk >= 1:
     return np.zeros((), np.float32)
-  k = int(np.float32(select_topk) * np.float32(np.count_nonzero(rows)))
-  return np.float32(kth_largest_host(rows[0], k) if k else np.inf)
+  some = sum(np.count_nonzero(block) for block in rows.read())
+  k = int(np.float32(select_topk) * np.float32(some))
+  return kth_largest_host(rows, [(0, k)])[0] if k else np.float32(np.inf)
 
 
 variance_bound.entries, variance_bound.choose = _entries, _choose

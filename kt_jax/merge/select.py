@@ -1,15 +1,19 @@
 """The k-th largest magnitude, exact and without a sort."""
 import functools
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
 import jax
 from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
 
-COARSE, FINE = 16, 15  # of the 31 bits of a magnitude in float32
 _SAMPLE = 2**16
 _CHUNK = 2**18
+_BINS = 20  # log2 of how many counts a bracket has
+_LARGEST = 2**31 - 1
 
 
 @functools.partial(jax.jit, static_argnames='axes')
@@ -60,59 +64,108 @@ def kth_largest(values: jax.Array, k: jax.Array | np.ndarray | int,
   return jax.lax.bitcast_convert_type(found, values.dtype)
 
 
-def kth_largest_host(magnitudes: np.ndarray, k: int) -> np.float32:
-  """The k-th largest on the host: a bracket from a sample, then a partition.
+class Rows(NamedTuple):
+  """Rows of magnitudes of which a stretch at a time is in memory.
+
+  Attributes:
+    count: how many rows.
+    size: entries of each.
+    read: starts over and gives `[count, some]` float32 without sign bits.
+  """
+  count: int
+  size: int
+  read: Callable[[], Iterable[np.ndarray]]
+
+  @classmethod
+  def of(cls, array: np.ndarray) -> 'Rows':
+    """Rows that are in memory, `[count, size]`."""
+    array = np.asarray(array, np.float32)
+    return cls(*array.shape, lambda: [array])
+
+
+def kth_largest_host(rows: Rows, ranks: Sequence[tuple[int, int]]
+                     ) -> np.ndarray:
+  """The k-th largest of rows, on the host: a bracket, then counts within it.
+
+  A first pass takes a sample that says between which values the answer is; a
+  second counts what is above and, by their bits, those between. NaN counts as
+  the largest.
 
   Args:
-    magnitudes: `[n]` float32, none with a sign bit. NaN counts as the largest.
-    k: 1 to n.
+    rows: magnitudes.
+    ranks: pairs of a row and k, from 1 to the size.
 
   Returns:
-    The value, exact to the bit: where the bracket misses, all are partitioned.
+    `[len(ranks)]` float32, exact to the bit: where a bracket misses, or is too
+    wide to count every value in it, there are more passes.
   """
-  bits, n = np.ravel(magnitudes).view(np.int32), np.size(magnitudes)
-  if n > 4 * _SAMPLE:
-    sample = np.sort(bits[::n // _SAMPLE])
-    share = 1 - k / n
-    slack = 5 * np.sqrt(len(sample) * share * (1 - share)) + 5
-    low, high = (np.clip(int(share * len(sample) + side * slack), 0,
-                         len(sample) - 1) for side in (-1, 1))
-    # The ends of the sample are not those of the values.
-    low = sample[low] if low else np.int32(0)
-    high = sample[high] if high < len(sample) - 1 else np.int32(2**31 - 1)
-    above, near = 0, []
-    for start in range(0, n, _CHUNK):  # what fits the cache
-      part = bits[start:start + _CHUNK]
-      over = part > high
-      above += np.count_nonzero(over)
-      near.append(part[(part >= low) & ~over])
-    near = np.concatenate(near)
-    if above < k <= above + len(near):
-      bits, k = near, k - above
-  place = len(bits) - k
-  return np.partition(bits, place)[place:place + 1].view(np.float32)[0]
+  sample = _sample(rows, {row for row, _ in ranks})
+  found, todo = np.zeros(len(ranks), np.int32), {}
+  for number, (row, k) in enumerate(ranks):
+    todo[number] = _Bracket(*_guess(sample[row], k, rows.size))
+  while todo:
+    for block in rows.read():
+      block = np.ascontiguousarray(block).view(np.int32)
+      for start in range(0, block.shape[1], _CHUNK):  # what fits the cache
+        for number, bracket in todo.items():
+          bracket.count(block[ranks[number][0], start:start + _CHUNK])
+    for number, bracket in list(todo.items()):
+      if bracket.settle(ranks[number][1]):
+        found[number] = todo.pop(number).low
+  return found.view(np.float32)
 
 
-def histogram(magnitudes: np.ndarray, prefix: int | None = None) -> np.ndarray:
-  """Counts of float32 magnitudes by their bits; counts of chunks add up.
+class _Bracket:
+  """Counts of the bit patterns from `low` to `high`, `2**shift` to a bin."""
 
-  Args:
-    magnitudes: float32, none with a sign bit.
-    prefix: None counts by the upper 16 of 31 bits; else those that have this
-      upper part are counted by the other 15.
+  def __init__(self, low: int, high: int):
+    self.low, self.high = int(low), int(high)
+    self.shift = max(0, (self.high - self.low).bit_length() - _BINS)
+    self.above = 0
+    self.bins = np.zeros(((self.high - self.low) >> self.shift) + 1, np.int64)
 
-  Returns:
-    `[2**16]` or `[2**15]` int64.
-  """
-  bits = np.ravel(magnitudes).view(np.int32)
-  if prefix is None:
-    return np.bincount(bits >> FINE, minlength=2**COARSE)
-  within = bits[bits >> FINE == prefix]
-  return np.bincount(within & (2**FINE - 1), minlength=2**FINE)
+  def count(self, bits):
+    over = bits > self.high
+    self.above += np.count_nonzero(over)
+    near = bits[(bits >= self.low) & ~over]
+    if len(near):
+      found = np.bincount((near - self.low) >> self.shift)
+      self.bins[:len(found)] += found
+
+  def settle(self, k: int) -> bool:
+    """Whether `low` is the answer; else the bracket of the next pass is set."""
+    upper = np.cumsum(self.bins[::-1])
+    if not self.above < k <= self.above + upper[-1]:
+      self.__init__(0, _LARGEST)
+      return False
+    place = len(self.bins) - 1 - int(np.searchsorted(upper, k - self.above))
+    low = self.low + (place << self.shift)
+    done = not self.shift
+    self.__init__(low, min(self.high, low + (1 << self.shift) - 1))
+    return done
 
 
-def locate(counts: np.ndarray, k: int) -> tuple[int, int]:
-  """The bin that holds the k-th largest, and which it is in there, from 1."""
-  above = np.cumsum(counts[::-1])
-  place = int(np.searchsorted(above, k))
-  return len(counts) - 1 - place, int(k - above[place] + counts[::-1][place])
+def _sample(rows, wanted) -> dict[int, np.ndarray]:
+  """Row -> sorted bits of some of its entries; of all where they are few."""
+  # A stride that no layout of rows shares.
+  stride = 1 if rows.size <= _SAMPLE else rows.size // _SAMPLE | 1
+  found, at = {row: [] for row in wanted}, 0
+  for block in rows.read():
+    block = np.ascontiguousarray(block).view(np.int32)
+    for row in wanted:
+      found[row].append(block[row, -at % stride::stride].copy())
+    at += block.shape[1]
+  return {row: np.sort(np.concatenate(parts)) for row, parts in found.items()}
+
+
+def _guess(sample, k, size):
+  """Bit patterns between which the k-th largest is, all but surely."""
+  if len(sample) == size:
+    return (sample[size - k],) * 2
+  share = 1 - k / size
+  slack = 5 * np.sqrt(len(sample) * share * (1 - share)) + 5
+  low, high = (np.clip(int(share * len(sample) + side * slack), 0,
+                       len(sample) - 1) for side in (-1, 1))
+  # The ends of the sample are not those of the values.
+  return (sample[low] if low else 0,
+          sample[high] if high < len(sample) - 1 else _LARGEST)

@@ -21,6 +21,7 @@ from kt_jax.merge import compiled
 from kt_jax.merge import draw
 from kt_jax.merge import lift
 from kt_jax.merge import rules as rules_lib
+from kt_jax.merge import select
 from kt_jax.merge.measures import measures_of
 
 BLOCK = draw.BLOCK  # entries at a time; random numbers are drawn so too
@@ -210,13 +211,13 @@ def _measured(pool, job, measure, known):
   """What `measure` gives of the whole tensor."""
   if hasattr(measure, 'choose'):  # from a value or a few of every entry
     call = _call(job, measure.entries)
-    rows = None
-    for at, count, blocks in _blocks(pool, job, 0, job.base.size):
-      found = np.asarray(call(*blocks, _weight(job)))
-      if rows is None:
-        rows = pool.take('rows', found.shape[0] * job.base.size, np.float32
-                         ).reshape(found.shape[0], -1)
-      rows[:, at:at + count] = found[:, :count]
+
+    def read():
+      for _, count, blocks in _blocks(pool, job, 0, job.base.size):
+        yield np.asarray(call(*blocks, _weight(job)))[:, :count]
+    shape = jax.eval_shape(lambda *x: call(*x, _weight(job)),
+                           *next(_blocks(pool, job, 0, 1))[2]).shape
+    rows = select.Rows(shape[0], job.base.size, read)
     return measure.choose(rows, **job.settings)
   call = _call(job, measure)
   # A measure may read those before it.
