@@ -8,10 +8,12 @@ import tempfile
 # All of this must be said before JAX is imported. A run on an accelerator sets
 # JAX_PLATFORMS itself.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_DEVICES = '--xla_force_host_platform_device_count'
-if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = (
-      f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}=8'.strip())
+# Most of the time of a test goes into compiling what runs once.
+for _flag, _value in (('--xla_force_host_platform_device_count', 8),
+                      ('--xla_backend_optimization_level', 0)):
+  if _flag not in os.environ.get('XLA_FLAGS', ''):
+    os.environ['XLA_FLAGS'] = (
+        f'{os.environ.get("XLA_FLAGS", "")} {_flag}={_value}'.strip())
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers share their parent's
   os.environ['KT_JAX_CACHE'] = tempfile.mkdtemp(prefix='kt_jax_test_')
   atexit.register(shutil.rmtree, os.environ['KT_JAX_CACHE'], True)

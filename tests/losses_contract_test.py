@@ -160,7 +160,7 @@ def test_jit_equals_eager_and_traces_once(name):
 def test_float32_whatever_comes_in(name):
   case = CASES[name]
   p = pool(case, dtype=jnp.bfloat16)
-  out = eager(case)(p)
+  out = jax.jit(eager(case))(p)
   assert out.dtype == jnp.float32
   wide = jax.tree.map(lambda v: core.to_float(v) if floating(v) else v, p)
   close(out, run(name)(wide)[0])

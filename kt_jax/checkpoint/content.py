@@ -64,8 +64,11 @@ class Content:
 class Watched(tensors_lib.Tensor):
   """A tensor of which a `Content` sees what is read."""
 
-  def __init__(self, tensor: tensors_lib.Tensor, key: str, content: Content):
-    super().__init__(tensor.name, tensor.shape, tensor.dtype)
+  def __init__(self, tensor: tensors_lib.Tensor, key: str, content: Content,
+               owner: str = ''):
+    """Makes it; messages say `owner` before the tensor's name."""
+    super().__init__(f'{owner}: {tensor.name}' if owner else tensor.name,
+                     tensor.shape, tensor.dtype)
     self._tensor, self._key, self._content = tensor, key, content
 
   def read(self, start, out):

@@ -1,5 +1,6 @@
 """safetensors files as a lazy read-only mapping, name -> numpy array."""
 from collections.abc import Iterator, Mapping
+import os
 import pathlib
 from typing import Any
 
@@ -65,7 +66,7 @@ def open_safetensors(path) -> SafeTensors:
     UserError: nothing there, a pickle, a shard lacking or out of place, a file
       that is cut short or whose header is not sound.
   """
-  path = pathlib.Path(path).expanduser()
+  path = pathlib.Path(os.path.expanduser(path))
   if path.is_dir():
     path = _choose(path)
   if path.suffix in _PICKLES:

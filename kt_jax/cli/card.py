@@ -49,8 +49,9 @@ def write_card(directory, *, method: str, recipe: str,
           more, default=_plain)))
   directory = pathlib.Path(directory)
   checkpoint.write_json(directory / 'card.json', card)
+  text = _text(title or directory.name, card)
   checkpoint.write_atomic(directory / 'README.md',
-                          _text(title or directory.name, card))
+                          text.encode('utf-8', 'replace'))
   return card
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
+from kt_jax.cli import problems
 
 _CHUNK = 2 ** 20  # entries read at a time
 _SORTS = ('name', 'difference')
@@ -89,7 +90,8 @@ def format_diff(rows: list[LeafDiff], sort: str = 'name') -> str:
     raise core.UserError(core.nearest('sort', sort, _SORTS))
   key = (lambda r: r.name) if sort == 'name' else (
       lambda r: (bool(r.size), -_number(r.relative), r.name))
-  shown = sorted((r for r in rows if r.what != 'equal'), key=key)
+  shown = [r._replace(name=problems.one_line(r.name)) for r in sorted(
+      (r for r in rows if r.what != 'equal'), key=key)]
   compared = [r for r in rows if r.size]
   width = max([5, *(len(r.name) for r in shown)])
   lines = [f'{"leaf":{width}} ' + ' '.join(f'{c:>10}' for c in _COLUMNS)]

@@ -170,6 +170,6 @@ def align_rows(name: str, tensors: Mapping[str, checkpoint.Tensor],
   for m, model in enumerate(names):
     own = has[m] & ~force & used
     result[model] = RowsTensor(
-        name, parts, np.where(own, m, owner), np.where(own, present[m], row),
-        present, dtype)
+        f'{model}: {name}', parts, np.where(own, m, owner),
+        np.where(own, present[m], row), present, dtype)
   return result

@@ -71,7 +71,7 @@ def extract_lora(
   References: Halko, Martinsson, Tropp 2009, Sec. 4.4 and 5.1 (the randomised
   one, as scikit-learn has it).
   """
-  out = pathlib.Path(out).expanduser()
+  out = pathlib.Path(os.path.expanduser(out))
   pattern = _check(base, tuned, out, rank, energy, modules)
   model_type = str((base.config or {}).get('model_type'))
   factors, errors, full, left = {}, {}, [], []

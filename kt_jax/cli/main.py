@@ -6,10 +6,10 @@ import sys
 import jax
 import tqdm
 
-from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax.cli import check
 from kt_jax.cli import diff
+from kt_jax.cli import problems
 from kt_jax.cli import run
 from kt_jax.cli import sources
 from kt_jax.cli import stages
@@ -30,13 +30,18 @@ def main(argv=None) -> int:
   try:
     return _ACTIONS[args.action](args)
   except core.UserError as e:
-    print(f'kt-merge: {e}', file=sys.stderr)
-    return 2
+    return _fail(e)
   except OSError as e:
-    print(f'kt-merge: {e.filename or "disk"}: {e.strerror}.', file=sys.stderr)
-    return 2
+    return _fail(f'{e.filename or "disk"}: {e.strerror or e}.')
+  except MemoryError as e:
+    return _fail(f'there is too little memory: {e}.')
   except KeyboardInterrupt:
     return 130
+
+
+def _fail(error) -> int:
+  print(f'kt-merge: {problems.one_line(error)}', file=sys.stderr)
+  return 2
 
 
 def _parse(argv):
@@ -119,7 +124,9 @@ def _diff(args) -> int:
 def _extract(args) -> int:
   from kt_jax.cli import extract_lora  # pylint: disable=import-outside-toplevel
   base, tuned = (sources.open_model(path) for path in args.paths[:2])
-  rank = args.rank if args.rank or args.energy else 16
+  rank = args.rank
+  if rank is None and args.energy is None:
+    rank = 16
   with _names(len(base.tensors), args) as bar:
     found = extract_lora.extract_lora(
         base, tuned, args.paths[2], rank=rank, energy=args.energy,
@@ -130,7 +137,7 @@ def _extract(args) -> int:
         f'{found.errors[worst]:.3g} ({worst}).' if worst else 'No matrices.')
   for title, names in (('in full', found.saved), ('left out', found.left)):
     if names:
-      print(f'{title}: {", ".join(names)}')
+      print(problems.one_line(f'{title}: {", ".join(names)}'))
   return 0
 
 

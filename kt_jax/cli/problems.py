@@ -5,6 +5,14 @@ from typing import NamedTuple
 from kt_jax import core
 
 LEVELS = ('error', 'warning', 'note')
+_LONGEST = 1000  # characters of a message
+
+
+def one_line(text: object) -> str:
+  """A message as it may be printed: a stranger's names may hold anything."""
+  text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+  half = _LONGEST // 2
+  return text if len(text) <= _LONGEST else f'{text[:half]} ... {text[-half:]}'
 
 
 class Problem(NamedTuple):
@@ -14,7 +22,7 @@ class Problem(NamedTuple):
 
   def __str__(self):
     more = f' ({self.count} of the kind)' if self.count > 1 else ''
-    return f'{self.level}: {self.text}{more}'
+    return one_line(f'{self.level}: {self.text}{more}')
 
 
 class Problems:

@@ -1,22 +1,18 @@
-"""Runs a recipe: plans, streams, and lets the result appear when it is whole."""
+"""Runs a recipe: plans, streams; the result appears when it is whole."""
 from collections.abc import Mapping, Sequence
-import contextlib
-import fcntl
-import json
 import logging
 import os
 import pathlib
-import shutil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import tqdm
 
 from kt_jax import checkpoint
-from kt_jax import core
 from kt_jax.checkpoint import content
 from kt_jax.cli import card
+from kt_jax.cli import place
 from kt_jax.cli import plan as plan_lib
 from kt_jax.cli import problems
 from kt_jax.cli import sources as sources_lib
@@ -59,16 +55,13 @@ def merge_recipe(recipe, out, *, seed: int = 0, missing: str = 'error',
     UserError: whatever is wrong with recipe, models or disk; `out` is as it
       was.
   """
-  recipe, out = (pathlib.Path(p).expanduser() for p in (recipe, out))
+  recipe = pathlib.Path(os.path.expanduser(recipe))
   recipes = stages.read_file(recipe)
   stages.check_paths(recipes)
-  if out.exists() and not overwrite and (not out.is_dir() or any(
-      out.iterdir())):
-    raise core.UserError(f'{out}: is there already; name another directory or '
-                         'add --overwrite.')
-  if not out.absolute().parent.is_dir():
-    raise core.UserError(f'{out.absolute().parent}: no such directory.')
-  with _workspace(out) as folder:
+  out = place.choose(out, overwrite, [recipe, *(
+      part for one in recipes for model in stages.mentions(one)
+      for part in (model, *model.split('+')))])
+  with place.workspace(out) as folder:
     made, result = {}, folder
     for number, one in enumerate(recipes):
       result = folder / f'{number}-{one.name or "out"}'
@@ -78,10 +71,11 @@ def merge_recipe(recipe, out, *, seed: int = 0, missing: str = 'error',
       _finish(stage, result, seen, method=one.method, recipe=recipe.read_text(),
               command=command, title=out.name, seed=seed)
       made[one.name] = str(result)
-    _place(result, out)
+    place.put(result, out, overwrite)
 
 
-def plan_stage(recipe, made: Mapping[str, sources_lib.Source], missing) -> Stage:
+def plan_stage(recipe, made: Mapping[str, sources_lib.Source],
+               missing: str) -> Stage:
   """Opens the models of a recipe and lays it out; reads headers only.
 
   Args:
@@ -95,7 +89,7 @@ def plan_stage(recipe, made: Mapping[str, sources_lib.Source], missing) -> Stage
   contents = {m: content.Content() for m in used}
   for model in used:
     sources[model] = sources[model]._replace(tensors={
-        name: content.Watched(tensor, name, contents[model])
+        name: content.Watched(tensor, name, contents[model], model)
         for name, tensor in sources[model].tensors.items()})
   tokens = tokens_lib.plan_tokens(
       sources, recipe.base_model if recipe.base_model in sources else None,
@@ -108,7 +102,8 @@ def planned(name: str | None, plan) -> sources_lib.Source:
   """What a stage will have made, as far as headers go."""
   return sources_lib.Source(
       pathlib.Path(name or 'out'),
-      {job.name: checkpoint.Tensor(job.name, job.base.shape, stream.dtype_of(job))
+      {job.name: checkpoint.Tensor(
+          job.name, job.base.shape, stream.dtype_of(job))
        for job in plan.jobs}, plan.config, 'huggingface')
 
 
@@ -116,12 +111,12 @@ def _run(stage, folder, seed, threads, shard_bytes, quiet) -> content.Content:
   """Streams the jobs of a stage into safetensors files."""
   for problem in stage.plan.problems:
     if problem.level == 'warning':
-      _LOG.warning('%s', problem.text)
+      _LOG.warning('%s', problems.one_line(problem.text))
   problems.refuse(stage.plan.problems)
   jobs = stage.plan.jobs
+  entries = [(job.name, job.base.shape, stream.dtype_of(job)) for job in jobs]
   writer = checkpoint.TensorWriter(
-      folder, [(job.name, job.base.shape, stream.dtype_of(job)) for job in jobs],
-      shard_bytes=shard_bytes, metadata=dict(format='pt'))
+      folder, entries, shard_bytes=shard_bytes, metadata=dict(format='pt'))
   seen = content.Content()
 
   def write(name, start, values):
@@ -161,36 +156,3 @@ def _compare_copies(copies):
     first = tensors[0].array()
     if any(not np.array_equal(first, t.array()) for t in tensors[1:]):
       _LOG.warning('%s is copied and differs between inputs.', name)
-
-
-@contextlib.contextmanager
-def _workspace(out):
-  """A hidden folder beside `out`, gone afterwards; one run at a time."""
-  folder = out.absolute().parent / f'.{out.name}.partial'
-  lock = out.absolute().parent / f'.{out.name}.lock'
-  with open(lock, 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-      raise core.UserError(f'{out}: another kt-merge is writing it.') from e
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    folder.mkdir()
-    try:
-      yield folder
-    finally:
-      shutil.rmtree(folder, ignore_errors=True)
-      lock.unlink(missing_ok=True)
-
-
-def _place(made, out):
-  """Moves the result to its place at once."""
-  for path in made.iterdir():
-    with open(path, 'rb') as file:
-      os.fsync(file.fileno())
-  old = made.parent / 'replaced'
-  if out.exists():
-    os.rename(out, old)
-  os.rename(made, out)
-  folder = os.open(out.absolute().parent, os.O_RDONLY)
-  os.fsync(folder)
-  os.close(folder)

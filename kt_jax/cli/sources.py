@@ -1,5 +1,6 @@
 """What a merge reads: models on disk as name -> tensor."""
 from collections.abc import Mapping
+import os
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ def open_model(reference: str, made: Mapping[str, Source] | None = None
   References: none.
   """
   model, adapted = _split(str(reference))
-  path = pathlib.Path(model).expanduser()
+  path = pathlib.Path(os.path.expanduser(model))
   if made and model in made:
     source = made[model]
   elif not path.exists():
@@ -52,7 +53,7 @@ def open_model(reference: str, made: Mapping[str, Source] | None = None
     source = _open(path)
   if not adapted:
     return source
-  folder = pathlib.Path(adapted).expanduser()
+  folder = pathlib.Path(os.path.expanduser(adapted))
   if not folder.is_dir():
     raise core.UserError(_absent(adapted))
   return source._replace(tensors=adapter.fold_adapter(
@@ -63,16 +64,19 @@ def _split(reference: str) -> tuple[str, str]:
   """Model and adapter ('' for none); a + may be part of an existing path."""
   if '\0' in reference or not reference.strip():
     raise core.UserError(f'model {reference!r}: must be a path.')
-  if '+' not in reference or pathlib.Path(reference).expanduser().exists():
+  if '+' not in reference or _exists(reference):
     return reference, ''
   cuts = [(reference[:m.start()], reference[m.end():])
           for m in re.finditer(r'\+', reference)]
-  there = lambda cut: [pathlib.Path(p).expanduser().exists() for p in cut]
-  best = max(cuts, key=lambda cut: sum(there(cut)))
+  best = max(cuts, key=lambda cut: sum(map(_exists, cut)))
   if not all(best):
     raise core.UserError(f'model {reference!r}: on both sides of + there must '
                          'be a path, model+adapter.')
   return best
+
+
+def _exists(path: str) -> bool:
+  return os.path.exists(os.path.expanduser(path))
 
 
 def _open(path: pathlib.Path) -> Source:
@@ -86,7 +90,9 @@ def _open(path: pathlib.Path) -> Source:
       return Source(path, _of_tree(_load_orbax(item)), None, 'orbax')
   tensors = checkpoint.open_tensors(path)
   config = path / 'config.json'
-  if path.is_dir() and config.is_file():
+  if path.is_dir() and os.path.lexists(config):
+    if not config.is_file():
+      raise core.UserError(f'{config}: is no file, or a link to none.')
     return Source(path, tensors, safetensors.read_object(config), 'huggingface')
   return Source(path, tensors, None, 'safetensors')
 

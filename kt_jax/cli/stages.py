@@ -13,7 +13,7 @@ from kt_jax.cli import yaml_text
 
 def read_file(path) -> tuple[recipe_lib.Recipe, ...]:
   """The recipes of a YAML file in the order to run them; see `read_text`."""
-  path = pathlib.Path(path).expanduser()
+  path = pathlib.Path(os.path.expanduser(path))
   if not path.is_file():
     raise core.UserError(f'{path}: no such recipe file.')
   with path.open('rb') as file:

@@ -27,12 +27,13 @@ class Compiled:
       fn: takes `base, models, weight, *extras` and settings.
       settings: of one leaf.
       static: names of fractions that shapes hang on, `op.static`.
-      finish: what is done with the result, compiled too.
+      finish: `(result, base, models, weight)`, what is done with the result,
+        compiled too.
       finish_key: what `finish` hangs on, hashable.
     """
     self._fn, self._finish = fn, finish
     self._traced = {n: v for n, v in settings.items()
-                    if _traceable(v) and n not in static}
+                    if _traceable(v) and (n not in static or _traced(v))}
     self._fixed = {n: v for n, v in settings.items() if n not in self._traced}
     self._key = fn, repr(sorted(self._fixed.items())), finish_key
 
@@ -50,7 +51,8 @@ class Compiled:
 
   def __call__(self, base, models, weight, *extras, **known):
     """The result for one leaf; `models` is `[T, ...]` or T arrays."""
-    traced = {n: v if isinstance(v, jax.Array) else np.asarray(v, np.float32)
+    traced = {n: jnp.asarray(v) if _traced(v) else v
+              if isinstance(v, jax.Array) else np.asarray(v, np.float32)
               for n, v in self._traced.items()}
     return _program(self)(base, models, weight, extras, traced | known)
 
@@ -60,11 +62,17 @@ def _program(call):
   fn, fixed, finish = call._fn, call._fixed, call._finish  # pylint: disable=protected-access
 
   def run(base, models, weight, extras, known):
-    if isinstance(models, tuple):
-      models = jnp.stack(models)
-    out = fn(base, models, weight, *extras, **known, **fixed)
-    return finish(out) if finish else out
+    stack = jnp.stack(models) if isinstance(models, tuple) else models
+    out = fn(base, stack, weight, *extras, **known, **fixed)
+    return finish(out, base, models, weight) if finish else out
   return jax.jit(run)
+
+
+def _traced(value) -> bool:
+  """Whether a value is only known to another program: no key can hold it."""
+  if isinstance(value, (list, tuple)):
+    return any(map(_traced, value))
+  return isinstance(value, jax.core.Tracer)
 
 
 def _traceable(value) -> bool:

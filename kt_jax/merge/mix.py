@@ -58,14 +58,14 @@ def mix(
   if flat:
     alone = (jnp.sum(coefficients != 0) + (rest != 0) == 1) & (
         jnp.any(coefficients == 1) | (rest == 1))
-    only = jnp.where(rest == 1, base, models[jnp.argmax(coefficients == 1)])
-  else:  # the same without a gather
+  else:
     factors = [*coefficients, rest]
     read = add([(c != 0).astype(jnp.int32) for c in factors])
     one = functools.reduce(operator.or_, [c == 1 for c in factors])
-    alone, only = (read == 1) & one, base
-    for t, c in enumerate(coefficients):
-      only = jnp.where(c == 1, models[t], only)
+    alone = (read == 1) & one
+  only = base
+  for t in range(len(models)):  # no gather: loops fuse, models are not stacked
+    only = jnp.where(coefficients[t] == 1, models[t], only)
   return _value_of(alone, only.astype(base.dtype), total.astype(base.dtype))
 
 

@@ -98,7 +98,7 @@ def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
     progress: told how many bytes of the result were written.
 
   Raises:
-    UserError: an input has NaN or infinite entries where an operator reads it.
+    UserError: an input of an operator has NaN or infinite entries.
   """
   for job in jobs:
     if job.op:
@@ -265,15 +265,22 @@ def _rounding(fn, cast):
 
 @functools.lru_cache
 def _finish(dtype):
-  """Rounds a result and says whether it is finite."""
-  def finish(out):
+  """Rounds a result and says whether it and what it was made of are finite.
+
+  Operators that choose entries would drop those that are not, or choose by
+  them. A model of weight 0 is not looked at.
+  """
+  def finish(out, base, models, weight):
     out = out.astype(dtype)
-    return out, jnp.all(jnp.isfinite(out))
+    finite = jnp.isfinite(out) & jnp.isfinite(base)
+    for w, model in zip(weight, models):  # in one loop, over what is in cache
+      finite &= jnp.isfinite(model) | (w == 0)
+    return out, jnp.all(finite)
   return finish, str(dtype)
 
 
 def _refuse(job, arrays):
-  """Says whose entries made the result NaN or infinite."""
+  """Says whose entries are NaN or infinite."""
   for source, array in zip((job.base, *job.models), arrays):
     if not np.isfinite(array.astype(np.float32)).all():
       raise core.UserError(
