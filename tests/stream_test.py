@@ -90,6 +90,24 @@ def test_stream_is_tree(name):
   same_bits(alone, got)
 
 
+def test_whole_model_is_one_trim():
+  base = {n: a for n, a in model(0).items() if a.size}
+  models = [{n: base[n] + (0.01 if n == 'layers.0.norm' else 1) * a
+             for n, a in model(s).items() if n in base} for s in (1, 2)]
+  bounds = merge.whole_model_bounds(
+      [(base[n], [m[n] for m in models]) for n in base], 0.2)
+  tree = merge.over_tree(merge.ties, base, models, [1.0, 1.0], bounds)
+  got = streamed(merge.ties, base, models, [1.0, 1.0], density=0.2,
+                 whole_model=True)
+  same_bits(got, tree)
+  same_bits(got, {'layers.0.norm': base['layers.0.norm']})
+  with pytest.raises(core.UserError, match='linear with .* measures nothing'):
+    streamed(merge.linear, base, models, [0.5, 0.5], whole_model=True)
+  with pytest.raises(core.UserError, match='has one density'):
+    streamed(merge.ties, base, models, [1.0, 1.0], whole_model=True,
+             rules=[('w', dict(density=0.3)), ('', {})])
+
+
 @pytest.mark.parametrize('op, settings', [
     (merge.linear, {}), (merge.dare, dict(density=0.5))])
 def test_blocks_join(op, settings):

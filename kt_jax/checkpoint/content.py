@@ -35,7 +35,8 @@ class Content:
     for at in range(0, len(values), BLOCK):
       block = values[at:at + BLOCK]
       if (name, start + at, len(block)) not in self._blocks:
-        found = xxhash.xxh3_128_digest(np.ascontiguousarray(block).view(np.uint8))
+        raw = np.ascontiguousarray(block).view(np.uint8)
+        found = xxhash.xxh3_128_digest(raw)
         with self._lock:
           self._blocks[name, start + at, len(block)] = found
           self._names.add(name)

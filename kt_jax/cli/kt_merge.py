@@ -15,7 +15,8 @@ def main() -> int:
   os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                              ' --xla_cpu_multi_thread_eigen=false').strip()
   keep_pages()
-  from kt_jax.cli import main as command  # pylint: disable=import-outside-toplevel
+  # pylint: disable-next=import-outside-toplevel
+  from kt_jax.cli import main as command
   return command.main()
 
 

@@ -74,6 +74,8 @@ def _task_vectors(name, operator, normalize=False, rescale='none', more=(),
     settings |= {share: _per_model(each, share) for share in shares}
     if shares:
       settings['rescale'] = shared['rescale']
+    if shared.get('whole_model'):
+      settings['whole_model'] = True  # of the job, not of the operator
     return _weights(each), settings
 
   parameters = (
@@ -81,6 +83,8 @@ def _task_vectors(name, operator, normalize=False, rescale='none', more=(),
       Parameter('rescale', _rescale, rescale), Parameter('lambda', float, 1.0),
       _WEIGHT, Parameter('density', _share, 1.0, 'model'),
       *(Parameter(n, _share, v, 'model') for n, v in dict(more).items()))
+  if operator in ('ties', 'breadcrumbs'):  # not of mergekit: the papers' trim
+    parameters += (Parameter('whole_model', bool, False),)
   idle = ('int8_mask',) + (() if shares else ('density', 'rescale'))
   return Method(name, operator, call, parameters, 'required', idle=idle)
 

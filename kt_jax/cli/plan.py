@@ -153,6 +153,7 @@ class _Planner:
     weight, settings = method.call(shared, [each[m] for m in models],
                                    based is not None)
     settings = dict(settings) | extra
+    whole_model = settings.pop('whole_model', False)
     inputs.check_values(weight, settings, self.problems)
     if method.op == 'passthrough' and settings == dict(scale=1.0):
       self.jobs.append(stream.Job(place.name, first, dtype=dtype))
@@ -161,7 +162,7 @@ class _Planner:
         f'no base of {place.name}', first.shape, cast or first.dtype)
     job = stream.Job(
         place.name, start, tuple(there[m] for m in models), method.operator,
-        tuple(weight), settings, dtype, cast)
+        tuple(weight), settings, dtype, cast, whole_model=whole_model)
     if extra or method.own:  # what the recipe's parameters do not vouch for
       tried = repr((start.shape, len(models), sorted(settings.items())))
       if tried not in self.tried:

@@ -59,7 +59,8 @@ class Compiled:
 
 @functools.lru_cache(maxsize=256)
 def _program(call):
-  fn, fixed, finish = call._fn, call._fixed, call._finish  # pylint: disable=protected-access
+  # pylint: disable-next=protected-access
+  fn, fixed, finish = call._fn, call._fixed, call._finish
 
   def run(base, models, weight, extras, known):
     stack = jnp.stack(models) if isinstance(models, tuple) else models

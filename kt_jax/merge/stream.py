@@ -45,13 +45,14 @@ class Job(NamedTuple):
   dtype: Any = None  # of the result; None: the base's
   cast: Any = None  # inputs are rounded to this dtype first; None: as they are
   known: Mapping[str, Any] = {}  # measures that the caller took
+  whole_model: bool = False  # measures are over all jobs that say so
 
 
 def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
                 models: Sequence[Mapping[str, Any]], weight, write, *,
                 rules: rules_lib.Rules = (('', {}),),
                 key: jax.Array | None = None, threads: int = 2,
-                **settings) -> None:
+                whole_model: bool = False, **settings) -> None:
   """Merges checkpoints tensor by tensor, as `over_tree` merges pytrees.
 
   Args:
@@ -64,6 +65,8 @@ def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
     rules: as in `over_tree`.
     key: likewise.
     threads: workers.
+    whole_model: what `op` measures of a tensor is measured once over all of
+      them, in passes of their own: the trim of the TIES paper.
     **settings: keyword parameters of `op`.
 
   Raises:
@@ -81,7 +84,7 @@ def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
       continue
     given = lift.check_weight(chosen.pop('weight'), len(models))
     jobs.append(Job(name, source, tuple(m[name] for m in models), op,
-                    tuple(given.tolist()), chosen))
+                    tuple(given.tolist()), chosen, whole_model=whole_model))
   run(jobs, write, key=key, threads=threads)
 
 
@@ -103,6 +106,7 @@ def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
   for job in jobs:
     if job.op:
       lift.takes_key(job.op, key)
+  jobs = _measure_together(jobs)
   local = threading.local()
 
   def work(task):
@@ -122,6 +126,43 @@ def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
         done.result()
     finally:
       pool.shutdown(cancel_futures=True)
+
+
+def _measure_together(jobs):
+  """The jobs; those of `whole_model` know what was measured over all of them.
+
+  Raises:
+    UserError: an operator without such measures, settings that differ.
+  """
+  asked = [job for job in jobs if job.whole_model and job.op and job.base.size
+           and _floating(job.base)]
+  if not asked:
+    return jobs
+  first, pool, known = asked[0], _Buffers(), {}
+  measures = measures_of(first.op, first.settings)
+  if not measures or not all(hasattr(m, 'choose') for m in measures.values()):
+    raise core.UserError(
+        f'whole_model: {first.op.__name__} with {first.settings} measures '
+        'nothing that a whole model has.')
+  for job in asked:
+    if (job.op, job.settings, len(job.models)) != (
+        first.op, first.settings, len(first.models)):
+      raise core.UserError(
+          f'whole_model: {job.name!r} has other settings or models than '
+          f'{first.name!r}; a trim of the whole model has one density.')
+  for name, measure in measures.items():
+    known[name] = measure.choose(_rows(pool, asked, measure), **first.settings)
+  return [job._replace(known=known) if job in asked else job for job in jobs]
+
+
+def _rows(pool, jobs, measure) -> select.Rows:
+  """What `measure` chooses from, over the tensors of all jobs."""
+  def read():
+    for job in jobs:
+      call = _call(job, measure.entries)
+      for _, count, blocks in _blocks(pool, job, 0, job.base.size):
+        yield np.asarray(call(*blocks, _weight(job)))[:, :count]
+  return select.Rows(len(next(read())), sum(j.base.size for j in jobs), read)
 
 
 def _tasks(job, key) -> Iterator[Callable]:
@@ -210,15 +251,7 @@ def _pieces(pool, *, job, key, start, stop):
 def _measured(pool, job, measure, known):
   """What `measure` gives of the whole tensor."""
   if hasattr(measure, 'choose'):  # from a value or a few of every entry
-    call = _call(job, measure.entries)
-
-    def read():
-      for _, count, blocks in _blocks(pool, job, 0, job.base.size):
-        yield np.asarray(call(*blocks, _weight(job)))[:, :count]
-    shape = jax.eval_shape(lambda *x: call(*x, _weight(job)),
-                           *next(_blocks(pool, job, 0, 1))[2]).shape
-    rows = select.Rows(shape[0], job.base.size, read)
-    return measure.choose(rows, **job.settings)
+    return measure.choose(_rows(pool, [job], measure), **job.settings)
   call = _call(job, measure)
   # A measure may read those before it.
   takes = inspect.signature(measure).parameters
@@ -287,8 +320,8 @@ def _refuse(job, arrays):
           f'{source.name}: has NaN or infinite entries, which a merge would '
           'spread; mend or leave out that checkpoint.')
   raise core.UserError(
-      f'{job.name}: the result is beyond the range of {dtype_of(job)}; choose a '
-      'wider dtype.')
+      f'{job.name}: the result is beyond the range of {dtype_of(job)}; choose '
+      'a wider dtype.')
 
 
 def _weight(job) -> np.ndarray:
