@@ -51,12 +51,15 @@ def data(name: str = 'digits', **kw) -> config_dict.ConfigDict:
       train='train', test='test',  # TFDS split strings
       validation=0.1,  # share or number taken from train, class by class
       subset=0.0,  # share or number of train kept, class by class; 0 all
+      classes=(),  # only examples with these labels, in all splits; () all
       split_seed=1234,
       imbalance=0.0,  # first class of train : last one, others between; 0 off
+      class_shares=(),  # of each class of train that stays; () all
       label_noise=0.0,  # share of train whose labels are of another class
       test_limit=0,  # 0 all
       data_dir='',  # '' TFDS_DATA_DIR, else TFDS's own default
       size=0,  # resize and centre crop; 0 native
+      rotation=0.0,  # degrees, counterclockwise, of every image
       pad=0,  # zeros on every side of each image, after that
       mean=(), std=()))  # a channel, images on 0 to 1; () those of the set
   c.update(kw)
@@ -220,6 +223,215 @@ def claim(better: str, than: str, metric: str = 'accuracy', *,
       better=better, than=than, metric=metric,
       than_metric=than_metric or metric, lower=lower, above=above,
       margin=margin))
+
+
+def merge() -> config_dict.ConfigDict:
+  """Keys of `merge`: experts on tasks, and ways to make one model of them.
+
+  Tasks share one label space and one head, so that no task is told apart.
+  """
+  c = config_dict.ConfigDict()
+  c.experiment = 'merge'
+  c.paper = ''
+  c.variant = ''
+  c.seeds = (0, 1, 2)
+  # What experts start from: 'pretrain', trained by that once a seed; or a
+  # checkpoint; or '': each its own start, trained by c.pretrain.
+  c.base = 'pretrain'
+  c.pretrain = supervised()
+  c.finetune = finetune()  # what experts have in common, with the base's model
+  del c.finetune.model, c.finetune.seed
+  del c.finetune.init.checkpoint, c.finetune.init.step
+  # Name -> changes to it (without a base: to c.pretrain), or checkpoint=DIR.
+  # start='NAME': it starts from the expert on that task, not from the base.
+  c.tasks = config_dict.ConfigDict()
+  c.samples = 256  # of an expert's training examples, for statistics
+  c.arms = config_dict.ConfigDict()  # name -> merging()
+  c.baseline = ''  # arm that every other is compared to
+  c.claims = config_dict.ConfigDict()  # name -> claim()
+  c.eval_batch_size = 1000
+  c.pool_dir = ''  # where trained models are kept; '' the user's cache
+  return c
+
+
+def merging(op: str = '', kind: str = 'merge', **kw) -> config_dict.ConfigDict:
+  """A way to make one model of experts.
+
+  Args:
+    op: an operator of `kt_jax.merge`, or `module:function`. What it asks for by
+      name (fisher, grams, key) is computed.
+    kind: 'merge' (by op), 'base', 'own' (each task by its expert: the ceiling),
+      'single', 'ensemble', 'multitask', 'greedy_soup'; those that learn or
+      search: 'learn' (coefficients), 'fit' (parameters), 'singular' (values),
+      'evolve', 'flow', 'route', 'swap', 'patch'; or `module:function`.
+    **kw: any of the keys below.
+  """
+  c = config_dict.ConfigDict(dict(
+      kind=kind, op=op,
+      weight=(),  # () 1 / T each; one number; or one for each expert
+      settings=config_dict.ConfigDict(),  # of the operator, or of the kind
+      rules=(),  # ((regex on the path, settings or None), ...), first counts
+      # Setting (or weight) -> values, of which the best is taken: by pooled
+      # accuracy on what the tasks hold out.
+      tune=config_dict.ConfigDict(),
+      tuned_as='',  # a tuned arm, whose choice is taken instead
+      forget='',  # tune for the lowest accuracy on this task; the others keep
+      control=0.95,  # this share of the base's
+      experts=(),  # tasks whose experts are merged; () all
+      tasks=(),  # on which it is measured; () those of the experts
+      align='',  # function of kt_jax.align that moves them to the first one
+      align_settings=config_dict.ConfigDict(),  # features=True for activations
+      # Measured arrays whose entries are shuffled, or 'models' for those of the
+      # task vectors: controls.
+      shuffle=(),
+      whole_model=False,  # trim by a threshold over all leaves at once
+      reestimate=False,  # BatchNorm's statistics, on training examples
+      path=0))  # points between two experts at which the loss is measured
+  for key in kw:
+    if key not in c:
+      raise ValueError(f'merging() has no key {key!r}; have {", ".join(c)}.')
+  with c.ignore_type():
+    c.update(kw)
+  return c
+
+
+def merge_mnist(paper: str, *, width: int = 128, depth: int = 2,
+                steps: int = 300) -> config_dict.ConfigDict:
+  """A `merge` of MLPs on 5000 digits of MNIST: its trainings, no tasks or arms.
+
+  1000 more digits are held out to choose settings on, the same for all tasks.
+  """
+  c = merge()
+  c.paper = paper
+  c.pretrain.model = dict(name='mlp', kw=dict(width=width, depth=depth))
+  for part in (c.pretrain, c.finetune):
+    part.data = data('mnist', train='train[:6000]', validation=1000)
+    part.terms.task = term('cross_entropy')
+    part.optimizer = optimizer('sgd', 0.05, momentum=0.9)
+    part.optimizer.schedule.name = 'cosine_decay_schedule'
+    part.batch.size = 64
+    part.loop.update(steps=steps, log_every=steps)
+    part.eval_batch_size = 1000
+  return c
+
+
+def merge_skewed(paper: str) -> config_dict.ConfigDict:
+  """A `merge` of two experts, for each of which half of the classes are rare.
+
+  They start from a net of five updates; one that can read digits already keeps
+  them so near to each other that their mean is hard to beat.
+  """
+  c = merge_mnist(paper, steps=600)
+  c.pretrain.data.update(train='train[20000:21000]', validation=0)
+  c.pretrain.loop.steps = 5
+  c.samples = 1000
+  rare, common = (0.05,) * 5, (1.0,) * 5
+  c.tasks.low = dict(data=dict(class_shares=common + rare))
+  c.tasks.high = dict(data=dict(class_shares=rare + common))
+  c.arms.single = merging(kind='single')
+  c.arms.ensemble = merging(kind='ensemble')
+  c.arms.multitask = merging(kind='multitask')
+  c.arms.mean = merging('linear')
+  c.baseline = 'mean'
+  c.seeds = tuple(range(5))
+  return c
+
+
+def merge_two(paper: str) -> config_dict.ConfigDict:
+  """A `merge` of two MLPs that share neither start nor order of the data."""
+  c = merge_mnist(paper, depth=3, steps=2000)
+  c.pretrain.optimizer.learning_rate = 0.1
+  c.base = ''
+  c.tasks.one = dict(data=dict())
+  c.tasks.two = dict(data=dict())
+  c.samples = 200
+  c.arms.own = merging(kind='own')
+  c.arms.single = merging(kind='single')
+  c.arms.ensemble = merging(kind='ensemble')
+  c.arms.mean = merging('linear', path=11)
+  c.baseline = 'mean'
+  c.seeds = tuple(range(5))
+  return c
+
+
+def merge_turned(paper: str, angles) -> config_dict.ConfigDict:
+  """A `merge` of experts on rotated digits; the base knows upright ones."""
+  c = merge_mnist(paper)
+  c.pretrain.data.update(train='train[20000:26000]', test_limit=1000)
+  for angle in angles:
+    c.tasks[f'r{angle}'] = dict(data=dict(rotation=float(angle),
+                                          test_limit=1000))
+  c.arms.base = merging(kind='base')
+  c.arms.own = merging(kind='own')
+  c.arms.mean = merging('linear')
+  c.arms.arithmetic = merging('linear', tune=dict(
+      weight=tuple(round(0.05 * n, 2) for n in range(1, 21))))
+  c.baseline = 'arithmetic'
+  return c
+
+
+def merge_rotations(paper: str, **ablations) -> config_dict.ConfigDict:
+  """A `merge` of experts on digits that are turned by eight angles.
+
+  An arm stands for its operator on the first 2, 4 and all 8 tasks: 'NAME_2' is
+  tuned on what these hold out, the others take what it chose.
+
+  Args:
+    paper: of the config.
+    **ablations: name -> `merging()`, arms besides mean and task arithmetic.
+  """
+  c = merge_mnist(paper)
+  c.pretrain.data.train = 'train[20000:26000]'
+  c.finetune.data.test = 'test[:2000]'
+  # Further apart, up to 90 degrees, experts agree on so little that no way of
+  # adding them is better than their mean.
+  for i, angle in enumerate((0, 30, -30, 15, -15, 45, -45, 22)):
+    c.tasks[f'task{i}'] = dict(data=dict(rotation=float(angle)))
+  arms = dict(
+      arithmetic=merging('task_arithmetic', weight=(1.0,), tune=dict(
+          scale=(0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3))),
+      mean=merging('linear')) | ablations
+  for count in (2, 4, 8):
+    chosen = tuple(f'task{i}' for i in range(count))
+    for name, arm in arms.items():
+      arm = c.arms[f'{name}_{count}'] = config_dict.ConfigDict(arm.to_dict())
+      with arm.ignore_type():
+        arm.experts = chosen
+      if count > 2 and arm.tune:
+        arm.tuned_as, arm.tune = f'{name}_2', config_dict.ConfigDict()
+    for kind in ('base', 'own', 'ensemble'):
+      c.arms[f'{kind}_{count}'] = merging(kind=kind, experts=chosen)
+  c.arms.multitask_8 = merging(kind='multitask')
+  c.seeds = tuple(range(5))
+  return c
+
+
+def merge_variant(c, variant: str, have) -> config_dict.ConfigDict:
+  """`small` as it is, or cut to two steps of few digits and two grid values."""
+  if variant not in have:
+    raise unknown_variant(variant, *have)
+  if variant == 'tiny':
+    tasks = [c.tasks[name] for name in c.tasks]
+    for part in (c.pretrain, c.finetune, *tasks):
+      if 'data' in part:
+        if 'parts' in part.data:
+          del part.data.parts
+        part.data.update(name='digits', train='train', test='test', subset=60,
+                         validation=20, test_limit=50)
+      if 'loop' in part:
+        part.loop.steps = 2
+    for part in (c.pretrain, c.finetune):
+      part.batch.size = 16
+      part.loop.log_every = 1
+    for arm in c.arms.values():
+      for name in arm.tune:
+        arm.tune[name] = tuple(arm.tune[name][:2])
+      for name, least in dict(steps=2, evaluations=20, batch=8).items():
+        if name in arm.settings:
+          arm.settings[name] = least
+    c.samples = 16
+    c.seeds = (0,)
+  return c
 
 
 def tabular() -> config_dict.ConfigDict:

@@ -1,4 +1,4 @@
-"""Measures the library itself: start, loop, teachers, merges of checkpoints.
+"""Measures the library itself: start, loop, teachers, merges, searches.
 
 It asserts nothing. Times on a shared machine move, so what is compared is
 measured in turn, and ratios are taken within a turn. `bench.json` keeps every
@@ -18,23 +18,26 @@ from kt_jax import data
 from experiments import bench_distill
 from experiments import bench_loop
 from experiments import bench_merge
+from experiments import bench_population
 from experiments import bench_startup
 from experiments import distill
 from experiments import pretrain
 
 MEASURES = {'startup': bench_startup, 'loop': bench_loop,
-            'distill': bench_distill, 'merge': bench_merge}
+            'distill': bench_distill, 'merge': bench_merge,
+            'population': bench_population}
 OWN = ('measure', 'repeats', 'workloads', 'platform', 'threads', 'batches',
-       'warmup', 'seconds', 'losses', 'maps')
+       'warmup', 'seconds', 'losses', 'maps', 'experts', 'genomes',
+       'batch_sizes')
 
 
 def images(config):
   """A data set without files: `data.name='experiments.bench:images'`.
 
-  Random images; `data.shape` `(H, W, C)`, `data.count`, `data.classes`.
+  Random images; `data.shape` `(H, W, C)`, `data.count`, `data.labels`.
   """
   rng = np.random.default_rng(0)
-  count, classes = config['count'], config['classes']
+  count, classes = config['count'], config['labels']
   make = lambda n: (rng.integers(0, 256, (n, *config['shape']), np.uint8),
                     np.arange(n) % classes)
   return data.from_arrays('random images', dict(

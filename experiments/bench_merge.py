@@ -97,8 +97,8 @@ def _table(config, raw, imported):
                  str(limits.speedup), f'{memory / 1e9:.2f}',
                  str(limits.memory_gb)])
   table = report.table(rows, bars=True) + (
-      f'\n\n{config.experts} experts and a base of {_bytes(config) / 1e9:.2f} GB'
-      ' each, bfloat16. Whole processes, medians over turns, ratios within a '
+      f'\n\n{config.experts} experts and a base of '
+      f'{_bytes(config) / 1e9:.2f} GB each, bfloat16. Whole processes, medians over turns, ratios within a '
       'turn; the disk is '
       f'{_THREADS} threads that read the same inputs and write one output '
       'through warm page cache. Memory: largest anonymous resident set above '

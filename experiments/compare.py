@@ -61,12 +61,7 @@ def run(config, workdir):
           for seed in config.seeds for name in config.arms]
   found = sweep.execute(
       runs, lambda item: module.run(item.config, item.workdir), print)
-  rows = report.compare(found, config.baseline)
-  text = (claims(config, found) + '\n\n## Every number\n\n'
-          + report.markdown(rows, config.baseline))
-  checkpoint.write_atomic(workdir / 'report.md', text)
-  checkpoint.write_atomic(workdir / 'results.csv', report.table_csv(rows))
-  return dict(table=claims(config, found))
+  return dict(table=write(config, found, workdir))
 
 
 def claims(config, found) -> str:
@@ -115,7 +110,18 @@ def _spread(values) -> str:
   return f'{mean:.4f} +- {se * math.sqrt(n):.4f}'
 
 
-def _check_names(config):
+def write(config, found, workdir) -> str:
+  """Writes results.csv and report.md; returns the table of claims."""
+  rows, table = report.compare(found, config.baseline), claims(config, found)
+  checkpoint.write_atomic(
+      workdir / 'report.md', table + '\n\n## Every number\n\n'
+      + report.markdown(rows, config.baseline))
+  checkpoint.write_atomic(workdir / 'results.csv', report.table_csv(rows))
+  return table
+
+
+def check_claims(config):
+  """Refuses arms that the claims, or the baseline, name in vain."""
   if not config.arms or not config.seeds:
     raise core.UserError('config.arms and config.seeds must not be empty.')
   arms = [config.baseline] if config.baseline else []
@@ -124,6 +130,10 @@ def _check_names(config):
   for name in arms:
     if name not in config.arms:
       raise core.UserError(core.nearest('arm', name, config.arms))
+
+
+def _check_names(config):
+  check_claims(config)
   runs = [arm_config(config, name, 0) for name in config.arms]
   for group in ('terms', 'modules'):
     for name in config.run.get(group, {}):

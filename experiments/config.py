@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # may be added. In `DEEP` ones at any depth; an entry of the others has the
 # keys that the config file gave it, and a typing error there is caught.
 DEEP = ('kw', 'augment', 'weights', 'rename', 'pool', 'shifts',
-        'targets', 'changes')
+        'targets', 'changes', 'tasks', 'settings', 'tune')
 ENTRIES = dict(  # kind -> the function of configs.common that makes one
     terms='term', methods='method', teachers='teacher', modules='module',
     optimizers='optimizer', arms='arm', claims='claim')

@@ -36,7 +36,10 @@ def changed(base, changes, where: str):
   _refuse_unknown(changes, found, where)
   if 'model' in changes:  # not merged: settings of another model do not fit
     found.model = dict(kw={}) | changes.pop('model')
-  found.update(changes)
+  try:
+    found.update(changes)
+  except TypeError as e:  # a number where a list stands
+    raise core.UserError(f'{where}: {e}') from e
   return found
 
 
@@ -83,21 +86,22 @@ def home(given: str, workdir):
   return epath.Path(workdir) / 'pool'  # which all processes see
 
 
-def trained(name, config, folder):
+def trained(name, config, folder, run=pretrain.run, **content):
   """Trains a model unless that was done: its workdir.
 
-  The name of the workdir says config, data and version.
+  The name of the workdir says config, data and version; `content` says what of
+  the config stands for something else, such as a checkpoint for what is in it.
   """
-  content = json.loads(config.to_json()) | dict(
+  content = json.loads(config.to_json()) | content | dict(
       kt_jax=kt_jax.__version__,
       fingerprint=data.load(config.data).info.fingerprint)
   path = folder / f'{name}-{checkpoint.config_hash(content)}'
   if jax.process_count() > 1:
-    pretrain.run(config, path)
+    run(config, path)
     return path
   folder.mkdir(parents=True, exist_ok=True)
   with data.lock(folder / f'.{path.name}.lock'):  # another run may train it now
-    pretrain.run(config, path)
+    run(config, path)
   return path
 
 

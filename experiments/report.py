@@ -13,7 +13,8 @@ from jax import numpy as jnp
 from experiments import statistics
 
 # A metric with one of these words in its name is better when lower.
-LOWER = {'nll', 'loss', 'ece', 'error', 'perplexity', 'forgetting', 'brier'}
+LOWER = {'nll', 'loss', 'ece', 'error', 'perplexity', 'forgetting', 'brier',
+         'barrier'}
 
 
 class Row(NamedTuple):

@@ -15,6 +15,7 @@ from experiments import bench
 from experiments import bench_distill
 from experiments import bench_loop
 from experiments import bench_losses
+from experiments import bench_population
 from experiments import bench_startup
 from experiments import config as configs
 from kt_jax import core
@@ -117,6 +118,26 @@ def test_every_loss_is_measured():
   for table in (bench_losses.REASONS, bench_losses.FEATURES,
                 bench_losses.SETTINGS):
     assert set(table) <= set(bench_losses.public())
+
+
+def test_population_compiles_once_and_scores_as_the_loop(tmp_path):
+  config = tiny('population')
+  found = bench.run(config, tmp_path)
+  raw = json.loads((tmp_path / 'bench.json').read_text())['raw']
+  arms = {bench_population.LOOP, 'batch 1', 'batch 4'}
+  assert set(raw) == set(config.workloads)
+  for name, one in raw.items():
+    assert set(one['ms']) == set(one['cpu_ms']) == set(one['megabytes']) == arms
+    assert one['compilations'] == dict.fromkeys(arms, 1), name
+    assert f'{name}_batch_1_ratio' in found
+  assert all(math.isfinite(x) and x >= 0 for x in numbers(raw))
+  # All arms measure one thing.
+  work = bench._workloads(config)['dare']
+  score, genomes, args = bench_population.problem(work, config)
+  scores = [run(genomes) for run in bench_population._arms(
+      score, args, config.batch_sizes).values()]
+  for other in scores[1:]:
+    assert scores[0] == pytest.approx(other, abs=1e-6)
 
 
 def test_check_names_the_workloads_and_refuses_other_measures():

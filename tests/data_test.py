@@ -141,6 +141,8 @@ def test_split_seed_and_fingerprint():
     {}, {'size': 12, 'validation': 0.2, 'subset': 0.5}, {'test_limit': 50},
     {'train': 'train[:50%]', 'test': 'train[50%:]', 'mean': (0.1,)},
     {'imbalance': 20, 'label_noise': 0.2, 'pad': 3, 'subset': 0.5},
+    {'classes': (0, 3), 'class_shares': (1, 0, 0, 0.1, 0, 0, 0, 0, 0, 0),
+     'size': 12, 'rotation': 45, 'subset': 0.1},
     {'name': 'data_test:own', 'train': 'train+extra', 'own_setting': 3}])
 def test_abstract_is_what_load_finds(config):
   config = ml_collections.ConfigDict(config)
@@ -628,6 +630,67 @@ def test_label_noise():
   assert np.all(np.abs(table[~np.eye(5, dtype=bool)] - 1000) < 150)
 
 
+def test_classes():
+  """Of all splits; labels and what is known of the set stay."""
+  whole, few = data.load({'validation': 0}), data.load(
+      {'validation': 0, 'classes': (7, 2)})
+  assert few.info.classes == 10 and few.info.class_names[7] == '7'
+  for name in ('train', 'test'):
+    a, b = getattr(whole, name), getattr(few, name)
+    keep = np.isin(a.labels, (2, 7))
+    np.testing.assert_array_equal(a.labels[keep], b.labels)
+    np.testing.assert_array_equal(a.images[keep], b.images)
+  splits = data.load({'classes': (2, 7), 'subset': 0.5, 'test_limit': 20,
+                      'train': 'train[10%:]'})
+  assert set(splits.validation.labels) == set(splits.test.labels) == {2, 7}
+  assert len(splits.test) == 20
+  own = data.load({'name': 'data_test:own', 'classes': (1,),
+                   'train': 'train+extra', 'validation': 0})
+  assert set(own.train.labels) == {1}
+  assert len(own.train) == np.sum(some(60, classes=3).labels[:50] == 1)
+
+
+def test_rotation():
+  plain, turned = data.load({}), data.load({'rotation': 90})
+  np.testing.assert_array_equal(np.rot90(plain.test.images, 1, (1, 2)),
+                                turned.test.images)
+  np.testing.assert_array_equal(plain.train.ids, turned.train.ids)
+  assert plain.info.fingerprint != turned.info.fingerprint
+  odd = data.load({'rotation': 30.0, 'pad': 1})
+  again = data.load({'rotation': 30.0, 'pad': 1})
+  np.testing.assert_array_equal(odd.test.images, again.test.images)
+  assert odd.info.input_shape == (10, 10, 1)
+  own = data.load({'name': 'data_test:own', 'rotation': 180})
+  np.testing.assert_array_equal(
+      own.test.images, some(60, classes=3).images[50:, ::-1, ::-1])
+
+
+def test_class_shares_are_of_train_only():
+  plain = data.load({})
+  shares = (1, 0.5, 0, 0, 0, 0, 0, 0, 0.1, 0.25)
+  skewed = data.load({'class_shares': shares})
+  np.testing.assert_array_equal(
+      np.bincount(skewed.train.labels, minlength=10),
+      np.floor(np.bincount(plain.train.labels) * shares))
+  np.testing.assert_array_equal(plain.validation.ids, skewed.validation.ids)
+  assert set(skewed.train.ids) < set(plain.train.ids)
+  with pytest.raises(UserError, match='leaves none'):
+    data.load({'name': 'data_test:lopsided', 'validation': 0,
+               'class_shares': (0.1, 0)})
+
+
+def test_union():
+  parts = [{'classes': (1, 2), 'train': 'train[:50%]'}, {'rotation': 30.0}]
+  whole = data.load({'name': 'kt_jax.data:union', 'parts': parts,
+                     'validation': 0})
+  found = [data.load(part) for part in parts]
+  for name in ('train', 'test'):
+    for field in ('images', 'labels'):
+      np.testing.assert_array_equal(
+          getattr(getattr(whole, name), field), np.concatenate(
+              [getattr(getattr(x, name), field) for x in found]))
+
+
 def test_pad(monkeypatch):
   plain, padded = data.load({'size': 6}), data.load({'size': 6, 'pad': 3})
   assert padded.info.input_shape == (12, 12, 1)
@@ -739,6 +802,16 @@ def test_aspects_tell_digits_apart_whatever_the_batch():
     ({'imbalance': float('nan')}, 'data.imbalance'),
     ({'imbalance': 2, 'subset': 8}, 'each of the 10 classes; train has 8'),
     ({'label_noise': 1.5}, 'data.label_noise'),
+    ({'classes': (1, 10)}, 'data.classes must be labels from 0 to 9'),
+    ({'classes': (1, 1)}, 'each once'), ({'classes': ('a',)}, 'data.classes'),
+    ({'rotation': float('nan')}, 'data.rotation'),
+    ({'rotation': '90'}, 'data.rotation'),
+    ({'class_shares': (1,)}, 'data.class_shares must be 10 shares'),
+    ({'class_shares': (2.0,) * 10}, 'data.class_shares'),
+    ({'class_shares': (1.0,) * 10, 'imbalance': 2}, 'one of them'),
+    ({'name': 'kt_jax.data:union'}, 'data.parts must be'),
+    ({'name': 'kt_jax.data:union', 'parts': [{}, {'pad': 1}]},
+     'they must be the same'),
     ({'label_noise': True}, 'data.label_noise'),
     ({'mean': (0.1, 0.2)}, 'data.mean must be 1 numbers'),
     ({'std': (0.0,)}, 'data.std'), ({'mean': ('a',)}, 'data.mean'),

@@ -16,6 +16,7 @@ FINETUNE = ['--config', 'configs/basic/finetune.py:tiny']
 EVALUATE = ['--config', 'configs/basic/evaluate.py:tiny']
 DISTILL = ['--config', 'configs/hinton2015kd/cifar10.py:tiny']
 SIMILAR = ['--config', 'configs/tung2019sp/cifar10.py:tiny']
+MERGE = ['--config', 'configs/ilharco2022task/negation.py:tiny']
 TRANSFER = ['--config', 'configs/roth2024fantastic/digits.py:tiny']
 
 
@@ -193,6 +194,13 @@ def test_imported_weights(spoil, tmp_path, capsys):
     ([*SIMILAR, '--config.run.terms.sp.loss=hint'], 'shape'),
     ([*SIMILAR, '--config.run.terms.sp.module=projector'], 'module'),
     ([*PRETRAIN, '--config.terms.task.teacher=t'], 'distill'),
+    ([*MERGE, '--config.arms.negated.op=task_aritmetic'], "'task_arithmetic'"),
+    ([*MERGE, '--config.arms.negated.settings.scal=2'], "'scale'"),
+    ([*MERGE, '--config.arms.negated.experts=turnd'], "'turned'"),
+    ([*MERGE, '--config.tasks.turned.data.rotaton=9'], "'rotation'"),
+    ([*MERGE, '--config.tasks.turned.data.classes=10'], "'classes'"),
+    ([*MERGE, '--config.tasks.turned.data.classes=(10,)'], 'from 0 to 9'),
+    ([*MERGE, '--config.base=/nowhere'], '/nowhere'),
 ], ids=lambda x: x[-1] if isinstance(x, list) else '')
 def test_config(argv, says, trained, tmp_path, capsys, monkeypatch):
   monkeypatch.delenv('TFDS_DATA_DIR', raising=False)

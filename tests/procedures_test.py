@@ -319,7 +319,8 @@ def test_population_is_compiled_once():
     (merge.linear, ('weight',), 'layer', 3),
     (merge.linear, ('weight',), 'leaf', 4),
     (merge.linear, ('weight',), ('bias', 'kernel'), 2),
-    (merge.ties, ('weight', 'density'), 'model', 1)])
+    (merge.ties, ('weight', 'density'), 'model', 1),
+    (merge.ties, ('weight', 'density'), 'layer', 3)])
 def test_parameter_space_is_the_recipe(op, genes, groups, count):
   """A genome's merge is that of the numbers that it is said to stand for."""
   space = procedures.parameter_space(op, BASE, T, groups=groups, genes=genes)
@@ -553,6 +554,8 @@ def test_singular_values_start_at_the_merge_and_stop_at_its_rank():
     (lambda: procedures.singular_values(BASE, BASE, rank=2.0), 'rank'),
     (lambda: procedures.evaluate_population(quadratic, np.zeros(3),
                                             batch_size=2), 'genomes'),
+    (lambda: procedures.evaluate_population(lambda g: g, np.zeros((2, 3))),
+     'scalar'),
     (lambda: procedures.task_patch(BASE, {'x': 1.0}), 'lacks leaf'),
     (lambda: procedures.task_patch(BASE, BASE | {'step': jnp.ones(2)}), 'step'),
 ])

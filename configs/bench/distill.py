@@ -34,7 +34,7 @@ def get_config(variant: str = 'small'):
   c.cache.views = 2
   # Random images: no data set is needed. Nobody looks at accuracy.
   images = dict(name='experiments.bench:images', shape=(32, 32, 3), count=4096,
-                classes=10, validation=0, test_limit=250)
+                labels=10, validation=0, test_limit=250)
   augment = dict(crop=dict(padding=4), flip={})
   for part in (c, c.pretrain):
     part.data.update(images)
@@ -54,7 +54,7 @@ def get_config(variant: str = 'small'):
                 teachers=taught_by('resnet20', 8, 16, 32),
                 loop=dict(steps=10)),
       losses=dict(model=dict(name='resnet20'), batch=dict(size=128),
-                  data=dict(classes=100)))
+                  data=dict(labels=100)))
   if variant == 'tiny':
     c.repeats = c.warmup = 1
     c.seconds = 0.0

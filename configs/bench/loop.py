@@ -21,7 +21,7 @@ def get_config(variant: str = 'small'):
   c.optimizer.kw.momentum = 0.9
   c.optimizer.weight_decay = 5e-4
   images = dict(name='experiments.bench:images', shape=(32, 32, 3), count=8192,
-                classes=10)  # random ones: no data set is needed
+                labels=10)  # random ones: no data set is needed
   c.workloads = dict(
       resnet8=dict(
           data=images, loop=dict(steps=200),

@@ -22,7 +22,7 @@ def get_config(variant: str = 'small'):
   c.terms.task = common.term('cross_entropy')
   c.optimizer.kw.momentum = 0.9
   images = dict(name='experiments.bench:images', shape=(32, 32, 3), count=2048,
-                classes=10)  # random ones: no data set is needed
+                labels=10)  # random ones: no data set is needed
   c.workloads = dict(
       digits=dict(model=dict(name='convnet')),
       resnet20=dict(data=images, model=dict(name='resnet20')))

@@ -11,6 +11,7 @@
 | decode and split a set | `load`; `DEFAULTS` lists what can be asked |
 | know its shapes from headers | `abstract` |
 | bring a set of one's own | `module:function`, returns `from_arrays(...)` |
+| train one model on several | `name='kt_jax.data:union'`, `parts=[...]` |
 | train | `stream`; augmentations in `data/augment.py` |
 | evaluate | `batches_for_eval`; `augmented` for shifted test sets |
 | know what a teacher says | `write_cache`, `read_cache`, `attach_cached` |
@@ -42,6 +43,7 @@ from kt_jax.data.teacher_cache import attach_cached as attach_cached
 from kt_jax.data.teacher_cache import full_key as full_key
 from kt_jax.data.teacher_cache import read_cache as read_cache
 from kt_jax.data.teacher_cache import TeacherCache as TeacherCache
+from kt_jax.data.union import union as union
 from kt_jax.data.views import augmented as augmented
 from kt_jax.data.views import views as views
 from kt_jax.data.write_cache import write_cache as write_cache

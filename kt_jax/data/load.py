@@ -13,6 +13,7 @@ import numpy as np
 from kt_jax.core import nearest
 from kt_jax.core import resolve
 from kt_jax.core import UserError
+from kt_jax.data import derived
 from kt_jax.data import sources
 from kt_jax.data.arrays import Arrays
 from kt_jax.data.arrays import Info
@@ -23,6 +24,7 @@ from kt_jax.data.arrays import stratified
 from kt_jax.data.skew import imbalanced
 from kt_jax.data.skew import long_tailed
 from kt_jax.data.skew import mislabelled
+from kt_jax.data.skew import shared
 
 # What may be asked of a data set, and what is done if it is not said.
 DEFAULTS: dict[str, Any] = {
@@ -31,13 +33,18 @@ DEFAULTS: dict[str, Any] = {
     'test': 'test',
     'validation': 0.1,  # share or number, stratified, taken off train; 0: none
     'subset': 0,  # share or number of what is left of train; 0: all
+    # Before all else: the examples with these labels, in all splits; (): all.
+    'classes': (),
     'split_seed': 1234,  # which examples those are
     # Of what is left of train: class k keeps the share imbalance^(-k / (K-1)),
     # so that the first is so many times the last; 0: all.
     'imbalance': 0.0,
+    # Of what is left of train: the share of each class that stays; (): all.
+    'class_shares': (),
     'label_noise': 0.0,  # share of train whose labels are of another class
     'data_dir': '',  # of TFDS; empty: $TFDS_DATA_DIR, else its default
     'size': 0,  # side of the square images are resized to; 0: as they are
+    'rotation': 0.0,  # degrees, counterclockwise, of every image
     'pad': 0,  # zeros on every side of each image, after resizing
     'test_limit': 0,  # at most so many of test, stratified, first ones; 0: all
     'mean': (),  # per channel on a scale of 0 to 1; empty: those of the set
@@ -74,6 +81,12 @@ def load(config: Mapping[str, Any]) -> Splits:
   if config['imbalance']:
     counts = long_tailed(subset, classes, config['imbalance'])
     left = left[imbalanced(train.labels[left], counts, seed)]
+  if config['class_shares']:
+    left = left[shared(train.labels[left], config['class_shares'], seed)]
+    sizes['train'] = len(left)
+    if not sizes['train']:
+      raise UserError(f'data.class_shares={tuple(config["class_shares"])} '
+                      'leaves none to train on.')
   first = np.arange(len(test))
   if sizes['test'] < len(test):
     first = stratified(test.labels, sizes['test'], None)
@@ -100,7 +113,12 @@ def load(config: Mapping[str, Any]) -> Splits:
 
 
 def abstract(config: Mapping[str, Any]) -> Info:
-  """What `load` would say of the data set, from headers: nothing is decoded."""
+  """What `load` would say of the data set, from headers: nothing is decoded.
+
+  Only `classes` and `class_shares` ask for labels, which are with the images.
+  """
+  if _fill(config)['class_shares']:
+    return dataclasses.replace(load(config).info, fingerprint='')
   config, source, _, sizes = _plan(config)
   return _info(config, source, sizes)
 
@@ -125,10 +143,11 @@ def _plan(config):
   limit = _count(config, 'test_limit', all_test, clip=True)
   sizes = {'train': _count(config, 'subset', left) or left,
            'validation': validation, 'test': limit or all_test}
-  _check_skew(config, len(source.class_names), sizes['train'])
+  classes = len(source.class_names)
+  _check_skew(config, classes, sizes['train'])
   if config['imbalance']:
     sizes['train'] = int(long_tailed(
-        sizes['train'], len(source.class_names), config['imbalance']).sum())
+        sizes['train'], classes, config['imbalance']).sum())
   return config, source, pieces, sizes
 
 
@@ -141,6 +160,14 @@ def _check_skew(config, classes: int, n: int) -> None:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not (value == 0 or low <= value <= high):
       raise UserError(f'data.{key} must be {what}, got {value!r}.')
+  shares = config['class_shares']
+  if shares and (len(shares) != classes or not sum(shares) or not all(
+      isinstance(x, numbers.Real) and 0 <= x <= 1 for x in shares)):
+    raise UserError(f'data.class_shares must be {classes} shares from 0 to 1, '
+                    f'one for each class, not all 0, got {tuple(shares)}.')
+  if shares and config['imbalance']:
+    raise UserError('data.class_shares and data.imbalance say the same thing: '
+                    'set one of them.')
   if config['imbalance'] and n < classes:
     raise UserError(f'data.imbalance needs an example of each of the {classes} '
                     f'classes; train has {n}.')
@@ -177,6 +204,14 @@ def _is_own(name: str) -> bool:
 
 
 def _source(config) -> Source:
+  source = _named(config)
+  if config['classes']:
+    source = derived.of_classes(source, config['classes'], config)
+  return derived.rotated(source, config['rotation']) if (
+      config['rotation']) else source
+
+
+def _named(config) -> Source:
   name = config['name']
   if _is_own(name):
     source = resolve(sys.modules[__name__], name, 'data set')(config)

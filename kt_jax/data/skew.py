@@ -19,6 +19,16 @@ def long_tailed(total: int, classes: int, ratio: float) -> np.ndarray:
   return np.maximum(counts, 1).astype(np.int64)
 
 
+def shared(labels: np.ndarray, shares, seed: int) -> np.ndarray:
+  """Ascending positions of the share of each class, rounded down."""
+  chosen = []
+  for k, share in enumerate(shares):
+    where = np.flatnonzero(labels == k)
+    count = int(len(where) * float(share) + 1e-9)
+    chosen.append(where[permutation(len(where), seed, k, 1)[:count]])
+  return np.sort(np.concatenate(chosen))
+
+
 def imbalanced(labels: np.ndarray, counts: np.ndarray,
                seed: int) -> np.ndarray:
   """Ascending positions of `counts[k]` examples of each class k.
