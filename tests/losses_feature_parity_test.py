@@ -153,7 +153,8 @@ def test_nst_does_not_see_order_or_number_of_channels():
   for kernel in ('polynomial', 'linear', 'gaussian'):
     call = lambda s, t: losses.nst(s, t, kernel=kernel)
     close(call(jnp.tile(s, 2)[..., ::-1], t), call(s, t))
-    close(call(jnp.tile(s, 3), s), jnp.zeros(4))
+    # Three sums near 1, in float32, that cancel.
+    np.testing.assert_allclose(call(jnp.tile(s, 3), s), 0, atol=5e-6)
 
 
 def test_nst_polynomial_compares_gram_matrices_of_positions():

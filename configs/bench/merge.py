@@ -31,15 +31,11 @@ def get_config(variant: str = 'small'):
           models=experts(0.3))),
       ties=dict(speedup=17, over_disk=5, memory_gb=1, recipe=dict(
           merge_method='ties', dtype='bfloat16', base_model='base',
-          models=experts(1.0, density=0.2))),
-      slerp=dict(speedup=0, over_disk=0, memory_gb=0, recipe=dict(
-          merge_method='slerp', dtype='bfloat16', base_model='base',
-          models=[dict(model='base'), dict(model='expert0')],
-          parameters=dict(t=0.5))))
+          models=experts(1.0, density=0.2))))
   if variant == 'tiny':
     c.repeats = 1
     c.width, c.inner, c.layers, c.vocabulary = 64, 128, 2, 128
-    del c.workloads['slerp'], c.workloads['task_arithmetic']
+    del c.workloads['task_arithmetic']
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)
   return c
