@@ -126,8 +126,9 @@ def _run(stage, folder, seed, threads, shard_bytes, quiet) -> content.Content:
   total = sum(job.base.size * stream.dtype_of(job).itemsize for job in jobs)
   with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc='merging',
                  disable=quiet or None) as bar:
-    stream.run(jobs, write, key=jax.random.key(seed), threads=threads,
-               progress=bar.update)
+    # A key is compiled; most recipes need none.
+    key = jax.random.key(seed) if stream.draws(jobs) else None
+    stream.run(jobs, write, key=key, threads=threads, progress=bar.update)
   writer.close()
   _compare_copies(stage.plan.copies)
   return seen

@@ -10,42 +10,22 @@ from concurrent import futures
 import functools
 import inspect
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
-from kt_jax.merge import compiled
 from kt_jax.merge import draw
+from kt_jax.merge import job as job_lib
 from kt_jax.merge import lift
 from kt_jax.merge import rules as rules_lib
-from kt_jax.merge import select
+from kt_jax.merge.job import BLOCK
+from kt_jax.merge.job import dtype_of
+from kt_jax.merge.job import Job
 from kt_jax.merge.measures import measures_of
 
-BLOCK = draw.BLOCK  # entries at a time; random numbers are drawn so too
-_SMALL = 2 ** 14  # the block of tensors up to this size
 _PIECE = 16 * BLOCK  # entries of one task of an entrywise operator
-_ALIGNMENT = 64  # JAX reads such a buffer in place
-
-
-class Job(NamedTuple):
-  """One tensor of the result.
-
-  A source has `name`, `shape`, `dtype`, `size` and `read(start, out)`, which
-  fills the 1-D `out` with flattened entries (`checkpoint.Tensor`).
-  """
-  name: str
-  base: Any  # source; what `op` takes as base
-  models: tuple[Any, ...] = ()  # sources
-  op: lift.LeafOp | None = None  # None copies the base
-  weight: tuple[float, ...] = ()
-  settings: Mapping[str, Any] = {}
-  dtype: Any = None  # of the result; None: the base's
-  cast: Any = None  # inputs are rounded to this dtype first; None: as they are
-  known: Mapping[str, Any] = {}  # measures that the caller took
-  whole_model: bool = False  # measures are over all jobs that say so
 
 
 def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
@@ -111,7 +91,7 @@ def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
 
   def work(task):
     if not hasattr(local, 'pool'):
-      local.pool = _Buffers()
+      local.pool = job_lib.Buffers()
     for start, values in task(local.pool):
       write(task.keywords['job'].name, start, values)
       progress(values.nbytes)
@@ -135,10 +115,10 @@ def _measure_together(jobs):
     UserError: an operator without such measures, settings that differ.
   """
   asked = [job for job in jobs if job.whole_model and job.op and job.base.size
-           and _floating(job.base)]
+           and job_lib.is_floating(job.base)]
   if not asked:
     return jobs
-  first, pool, known = asked[0], _Buffers(), {}
+  first, pool, known = asked[0], job_lib.Buffers(), {}
   measures = measures_of(first.op, first.settings)
   if not measures or not all(hasattr(m, 'choose') for m in measures.values()):
     raise core.UserError(
@@ -151,24 +131,15 @@ def _measure_together(jobs):
           f'whole_model: {job.name!r} has other settings or models than '
           f'{first.name!r}; a trim of the whole model has one density.')
   for name, measure in measures.items():
-    known[name] = measure.choose(_rows(pool, asked, measure), **first.settings)
+    known[name] = measure.choose(job_lib.rows_of(pool, asked, measure),
+                                 **first.settings)
   return [job._replace(known=known) if job in asked else job for job in jobs]
-
-
-def _rows(pool, jobs, measure) -> select.Rows:
-  """What `measure` chooses from, over the tensors of all jobs."""
-  def read():
-    for job in jobs:
-      call = _call(job, measure.entries)
-      for _, count, blocks in _blocks(pool, job, 0, job.base.size):
-        yield np.asarray(call(*blocks, _weight(job)))[:, :count]
-  return select.Rows(len(next(read())), sum(j.base.size for j in jobs), read)
 
 
 def _tasks(job, key) -> Iterator[Callable]:
   if not job.base.size:
     return
-  if not job.op or not _floating(job.base):
+  if not job.op or not job_lib.is_floating(job.base):
     yield functools.partial(_copy, job=job)
   elif measures_of(job.op, job.settings) is None:
     yield functools.partial(_whole, job=job, key=key)
@@ -195,22 +166,6 @@ def _check_alike(base, model, number):
                            f'{source.shape}.')
 
 
-class _Buffers:
-  """Aligned memory that a worker reuses: fresh pages cost more than reading."""
-
-  def __init__(self):
-    self._held = {}
-
-  def take(self, slot, size: int, dtype) -> np.ndarray:
-    dtype = np.dtype(dtype)
-    need = size * dtype.itemsize
-    if slot not in self._held or self._held[slot].nbytes < need:
-      raw = np.empty(need + _ALIGNMENT, np.uint8)
-      skip = -raw.ctypes.data % _ALIGNMENT
-      self._held[slot] = raw[skip:skip + need]
-    return self._held[slot][:need].view(dtype)
-
-
 def _copy(pool, *, job):
   dtype = dtype_of(job)
   for start in range(0, job.base.size, BLOCK):
@@ -223,10 +178,10 @@ def _whole(pool, *, job, key):
   del pool
   arrays = [source.array() for source in (job.base, *job.models)]
   more = dict(key=core.fold_path(key, job.name)) if _draws(job.op) else {}
-  out, finite = _call(job)(arrays[0], tuple(arrays[1:]), _weight(job),
-                           **job.known, **more)
+  out, finite = job_lib.call_of(job)(
+      arrays[0], tuple(arrays[1:]), job_lib.weight_of(job), **job.known, **more)
   if not finite:
-    _refuse(job, arrays)
+    job_lib.refuse(job, arrays)
   yield 0, np.asarray(out).reshape(-1)
 
 
@@ -236,105 +191,36 @@ def _pieces(pool, *, job, key, start, stop):
   for name, measure in job.op.measures.items():
     if name not in known:
       known[name] = _measured(pool, job, measure, known)
-  call = _call(job)
+  call = job_lib.call_of(job)
   folded = core.fold_path(key, job.name) if _draws(job.op) else None
-  for at, count, blocks in _blocks(pool, job, start, stop):
+  for at, count, blocks in job_lib.read_blocks(pool, job, start, stop):
     more = {}
     if folded is not None:  # as the whole leaf draws there
       more = dict(key=draw.at_block(folded, np.int32(at // BLOCK)))
-    out, finite = call(*blocks, _weight(job), **known, **more)
+    out, finite = call(*blocks, job_lib.weight_of(job), **known, **more)
     if not finite:
-      _refuse(job, (blocks[0], *blocks[1]))
+      job_lib.refuse(job, (blocks[0], *blocks[1]))
     yield at, np.asarray(out)[:count]
 
 
 def _measured(pool, job, measure, known):
   """What `measure` gives of the whole tensor."""
   if hasattr(measure, 'choose'):  # from a value or a few of every entry
-    return measure.choose(_rows(pool, [job], measure), **job.settings)
-  call = _call(job, measure)
+    return measure.choose(job_lib.rows_of(pool, [job], measure), **job.settings)
+  call = job_lib.call_of(job, measure)
   # A measure may read those before it.
   takes = inspect.signature(measure).parameters
   given = {n: v for n, v in known.items() if n in takes}
   total = 0.0
-  for _, _, blocks in _blocks(pool, job, 0, job.base.size):
-    total += np.asarray(call(*blocks, _weight(job), **given), np.float64)
+  for _, _, blocks in job_lib.read_blocks(pool, job, 0, job.base.size):
+    total += np.asarray(call(*blocks, job_lib.weight_of(job), **given),
+                        np.float64)
   return np.asarray(total, np.float32)
 
 
-def _blocks(pool, job, start, stop):
-  """`(start, count, arrays)`, what is beyond the tensor being zero."""
-  size = _SMALL if job.base.size <= _SMALL else BLOCK
-  for at in range(start, stop, size):
-    count = min(size, stop - at)
-    blocks = []
-    for slot, source in enumerate((job.base, *job.models)):
-      block = pool.take(slot, size, source.dtype)
-      source.read(at, block[:count])
-      block[count:] = 0
-      blocks.append(block)
-    yield at, count, (blocks[0], tuple(blocks[1:]))
-
-
-def _call(job, measure=None) -> compiled.Compiled:
-  """The operator of a job, or one of its measures, on rounded inputs."""
-  fn = _rounding(measure or job.op, job.cast)
-  static = getattr(job.op, 'static', ())  # what shapes and ranks hang on
-  if measure:
-    return compiled.Compiled(fn, job.settings, static)
-  if getattr(job.op, 'measures', None):  # those were for the measures
-    static = ()
-  return compiled.Compiled(fn, job.settings, static, *_finish(dtype_of(job)))
-
-
-@functools.lru_cache(maxsize=256)  # so that equal calls have equal functions
-def _rounding(fn, cast):
-  if cast is None:
-    return fn
-  round_to = lambda x: x.astype(cast)
-  return lambda base, models, *args, **kw: fn(
-      round_to(base), round_to(models), *args, **kw)
-
-
-@functools.lru_cache
-def _finish(dtype):
-  """Rounds a result and says whether it and what it was made of are finite.
-
-  Operators that choose entries would drop those that are not, or choose by
-  them. A model of weight 0 is not looked at.
-  """
-  def finish(out, base, models, weight):
-    out = out.astype(dtype)
-    finite = jnp.isfinite(out) & jnp.isfinite(base)
-    for w, model in zip(weight, models):  # in one loop, over what is in cache
-      finite &= jnp.isfinite(model) | (w == 0)
-    return out, jnp.all(finite)
-  return finish, str(dtype)
-
-
-def _refuse(job, arrays):
-  """Says whose entries are NaN or infinite."""
-  for source, array in zip((job.base, *job.models), arrays):
-    if not np.isfinite(array.astype(np.float32)).all():
-      raise core.UserError(
-          f'{source.name}: has NaN or infinite entries, which a merge would '
-          'spread; mend or leave out that checkpoint.')
-  raise core.UserError(
-      f'{job.name}: the result is beyond the range of {dtype_of(job)}; choose '
-      'a wider dtype.')
-
-
-def _weight(job) -> np.ndarray:
-  return np.asarray(job.weight, np.float32)
-
-
-def dtype_of(job: Job) -> np.dtype:
-  """Of the result."""
-  return np.dtype(job.base.dtype if job.dtype is None else job.dtype)
-
-
-def _floating(source) -> bool:
-  return jnp.issubdtype(source.dtype, jnp.floating)
+def draws(jobs: Sequence[Job]) -> bool:
+  """Whether any of the jobs needs a key."""
+  return any(job.op and _draws(job.op) for job in jobs)
 
 
 def _draws(op) -> bool:
