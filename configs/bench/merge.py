@@ -15,8 +15,8 @@ Here, `small`, beside mergekit 0.1.5, 3 turns, medians (quartiles):
   ties             7.6 s     11.0 (limit 5)   14.0 (13.2 to 14.7)     0.21 GB
 
 Memory is within its limits, time is not: a second of the process is imports and
-compiling, 0.3 s the disk's confirmation. The targets (10, 10, 17 times) are from
-an earlier mergekit, which took 18, 15 and 181 s where this one takes 11, 11, 103.
+compiling, 0.3 s the disk's confirmation. The targets (10, 10, 17 times) come from
+measurements in which mergekit took 18, 15 and 181 s; here it took 11, 11 and 103.
 """
 from configs import common
 
