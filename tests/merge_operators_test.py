@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kt_jax import merge
+from kt_jax.merge import job
 from kt_jax.merge import stream
 
 GOLDEN = np.load(
@@ -468,8 +469,8 @@ class Source:
     ('svd_truncate', {'rank': 0.4})])
 def test_streams(name, settings, monkeypatch):
   """In blocks of 16 entries, as of the whole leaf."""
-  monkeypatch.setattr(stream, '_SMALL', 16)
-  monkeypatch.setattr(stream, 'BLOCK', 16)
+  monkeypatch.setattr(job, '_SMALL', 16)
+  monkeypatch.setattr(job, 'BLOCK', 16)
   base, models, weight, _ = inputs(name)
   out = np.zeros(base.size, np.float32)
   def write(_, start, values):
