@@ -13,7 +13,6 @@ from experiments import merge_scene
 from kt_jax import core
 from kt_jax import data
 from kt_jax import merge as operators
-from kt_jax import models
 from kt_jax import train
 
 

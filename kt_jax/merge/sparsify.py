@@ -3,7 +3,6 @@ from collections.abc import Sequence
 
 import jax
 from jax import numpy as jnp
-import numpy as np
 
 from kt_jax import core
 from kt_jax.merge import draw
