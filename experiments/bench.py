@@ -16,6 +16,8 @@ from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from experiments import bench_distill
+from experiments import bench_generate
+from experiments import bench_lm_loss
 from experiments import bench_loop
 from experiments import bench_merge
 from experiments import bench_population
@@ -25,7 +27,8 @@ from experiments import pretrain
 
 MEASURES = {'startup': bench_startup, 'loop': bench_loop,
             'distill': bench_distill, 'merge': bench_merge,
-            'population': bench_population}
+            'population': bench_population, 'lm_loss': bench_lm_loss,
+            'generate': bench_generate}
 OWN = ('measure', 'repeats', 'workloads', 'platform', 'threads', 'batches',
        'warmup', 'seconds', 'losses', 'maps', 'experts', 'genomes',
        'batch_sizes')
@@ -48,8 +51,8 @@ def check(config):
   if config.measure not in MEASURES:
     raise core.UserError(
         core.nearest('measure', config.measure, MEASURES))
-  if config.measure == 'merge':
-    return bench_merge.check(config)
+  if hasattr(MEASURES[config.measure], 'check'):  # no supervised runs
+    return MEASURES[config.measure].check(config)
   found = []
   for name, work in _workloads(config).items():
     *others, own = (distill if 'teachers' in work else pretrain).check(work)

@@ -76,7 +76,8 @@ def measure(name, work, config):
 
 def public() -> list[str]:
   """Names of all losses."""
-  return [n for n, f in vars(losses).items() if inspect.isfunction(f)]
+  return [n for n, f in vars(losses).items() if inspect.isfunction(f)
+          and f is not losses.linear_head]  # it runs a loss, it is none
 
 
 def outputs(work, info, maps):

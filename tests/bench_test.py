@@ -13,6 +13,7 @@ if str(ROOT) not in sys.path:
 
 from experiments import bench
 from experiments import bench_distill
+from experiments import bench_lm_loss
 from experiments import bench_loop
 from experiments import bench_losses
 from experiments import bench_population
@@ -138,6 +139,21 @@ def test_population_compiles_once_and_scores_as_the_loop(tmp_path):
       score, args, config.batch_sizes).values()]
   for other in scores[1:]:
     assert scores[0] == pytest.approx(other, abs=1e-6)
+
+
+def test_lm_loss_measures_memory_and_time(tmp_path):
+  config = tiny('lm_loss')
+  assert not bench.check(config)
+  found = bench.run(config, tmp_path)
+  raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['heads']
+  work = config.workloads.heads
+  assert set(raw['gigabytes']) == set(work.losses)
+  assert set(raw['ms']) == {bench_lm_loss.PRODUCTS, *work.timed}
+  assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
+  assert found['heads_kd_memory_ratio'] > 1 and 'heads_kd_time_ratio' in found
+  config.workloads.heads.losses = ('kdd',)
+  with pytest.raises(core.UserError, match="Did you mean 'kd'"):
+    bench.check(config)
 
 
 def test_check_names_the_workloads_and_refuses_other_measures():

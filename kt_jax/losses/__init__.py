@@ -23,15 +23,19 @@ and its arrays by the names of its positional parameters. These are fixed:
 | `targets`             | `[B, ...]`               | what outputs should be    |
 | `variance`            | `[C]`                    | of each channel           |
 | `margin`              | `[C]`                    | of each channel           |
-| `where`               | `[B]`                    | bool, which rows count    |
+| `where`               | `[...]`                  | bool, which rows count    |
 | `index`               | `[B]`                    | place in the training set |
 | `key`                 | `[]`                     | of random numbers         |
+| `sample_log_probs`    | `[..., S]`               | of the tokens sampled     |
 
 Everything else is a setting and keyword-only. Axis letters: K classes, T
 teachers; `...` of logits are free (examples, tokens, seeds) and come back as
 they were. B examples: features are maps `[B, H, W, C]`, tokens `[B, N, C]` or
 vectors `[B, C]`; a loss over layers takes them, and what goes with each, as one
-array or as a list.
+array or as a list. On text S positions, V classes: position i's logits are of
+token i + 1, `labels` and `where` are moved by one already.
+
+`linear_head` is no loss but what runs one on hidden states and head matrices.
 """
 from kt_jax.losses.feature.activation_boundary import (
     activation_boundary as activation_boundary)
@@ -95,3 +99,12 @@ from kt_jax.losses.response.squared_error_logit import (
 from kt_jax.losses.response.total_variation import (
     total_variation as total_variation)
 from kt_jax.losses.response.uskd import uskd as uskd
+from kt_jax.losses.sequence.adaptive_kl import adaptive_kl as adaptive_kl
+from kt_jax.losses.sequence.linear_head import linear_head as linear_head
+from kt_jax.losses.sequence.logit_swap import logit_swap as logit_swap
+from kt_jax.losses.sequence.minillm import minillm as minillm
+from kt_jax.losses.sequence.self_evolution_kd import (
+    self_evolution_kd as self_evolution_kd)
+from kt_jax.losses.sequence.taid import taid as taid
+from kt_jax.losses.sequence.top_kld import top_kld as top_kld
+from kt_jax.losses.sequence.uld import uld as uld

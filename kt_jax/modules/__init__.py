@@ -36,6 +36,8 @@ from kt_jax.modules.projector import Projector as Projector
 from kt_jax.modules.review_fusion import ReviewFusion as ReviewFusion
 from kt_jax.modules.sample_ratio import SampleRatio as SampleRatio
 from kt_jax.modules.scheduled import Scheduled as Scheduled
+from kt_jax.modules.soft_prompt import SoftPrompt as SoftPrompt
+from kt_jax.modules.taid_schedule import TaidSchedule as TaidSchedule
 from kt_jax.modules.teacher_adapter import TeacherAdapter as TeacherAdapter
 from kt_jax.modules.teacher_mixture import TeacherMixture as TeacherMixture
 from kt_jax.modules.token_graph import TokenGraph as TokenGraph

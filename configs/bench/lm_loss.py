@@ -1,0 +1,32 @@
+r"""Losses on a vocabulary of 131072, from hidden states, tokens by chunks.
+
+  python -m experiments.run --config configs/bench/lm_loss.py:small \
+      --workdir runs/bench_lm_loss
+
+Target: value and gradient of a loss of 4096 tokens by `losses.linear_head` need
+no more than a fifth of the temporaries that the loss on logits needs, and no
+more than 1.3 times the time of the four matrix products alone.
+"""
+from configs import common
+
+VARIANTS = {'small': '5 min, 2 cores, 6 GB', 'tiny': '10 s'}
+
+
+def get_config(variant: str = 'small'):
+  c = common.supervised('bench')
+  c.measure = 'lm_loss'
+  c.repeats = 3  # turns
+  c.workloads = dict(heads=dict(
+      tokens=4096, timed_tokens=2048, width=1024, vocabulary=131072,
+      chunk=1024,
+      losses=('kd', 'reverse_kl', 'jsd', 'skew_kl', 'skew_reverse_kl',
+              'total_variation', 'taid', 'logit_swap', 'cross_entropy'),
+      timed=('kd', 'jsd')))
+  if variant == 'tiny':
+    c.repeats = 1
+    c.workloads.heads.update(
+        tokens=64, timed_tokens=32, width=8, vocabulary=256, chunk=16,
+        losses=('kd', 'jsd'), timed=('kd',))
+  elif variant != 'small':
+    raise common.unknown_variant(variant, *VARIANTS)
+  return c

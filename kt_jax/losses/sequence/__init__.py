@@ -1,0 +1,1 @@
+"""Losses on the token distributions of language models."""
