@@ -50,9 +50,10 @@ setuptools.setup(
     extras_require={
         'align': ['POT>=0.9.5', 'ott-jax>=0.5'],
         'cuda': ['jax[cuda12]'],
+        'language': ['tokenizers>=0.20'],
         'tpu': ['jax[tpu]'],
         'search': ['cmaes>=0.12,<0.14'],
         'test': ['pytest>=8', 'pytest-xdist>=3.6', 'nbclient>=0.10',
-                 'ipykernel>=6', 'cmaes>=0.12,<0.14'],
+                 'ipykernel>=6', 'cmaes>=0.12,<0.14', 'tokenizers>=0.20'],
     },
 )

@@ -1,4 +1,4 @@
-"""Images by name, batches as a function of (seed, step) alone, through Grain.
+"""Images and text by name, batches as a function of (seed, step) alone.
 
   splits = data.load({'name': 'cifar10', 'validation': 0.1})
   batches = data.stream(splits.train, batch_size=128, seed=0,
@@ -17,6 +17,12 @@
 | know what a teacher says | `write_cache`, `read_cache`, `attach_cached` |
 | see an example in few ways | `stream(views=K)`; `views` lists one of them |
 | work on the global batch in the step | `normalize`, `mixup`, `cutmix` |
+| lay text, pairs, tasks out in rows of tokens | `load_text`; `DEFAULTS_TEXT` |
+| know its shapes | `abstract_text` |
+| a task of strings | a domain with source `task:NAME`; `data/strings.py` |
+| draw rows of domains by shares that change | `mixed_stream` |
+| text to ids and back | `tokenizer` |
+| compare the tokens of two models | `align_vocabularies`, `align_positions` |
 """
 from kt_jax.data.arrays import Arrays as Arrays
 from kt_jax.data.arrays import Info as Info
@@ -33,9 +39,12 @@ from kt_jax.data.cache import lock as lock
 from kt_jax.data.load import abstract as abstract
 from kt_jax.data.load import DEFAULTS as DEFAULTS
 from kt_jax.data.load import load as load
+from kt_jax.data.load_text import abstract_text as abstract_text
+from kt_jax.data.load_text import load_text as load_text
 from kt_jax.data.mix import cutmix as cutmix
 from kt_jax.data.mix import mixup as mixup
 from kt_jax.data.mix import normalize as normalize
+from kt_jax.data.mixed_stream import mixed_stream as mixed_stream
 from kt_jax.data.sources import from_arrays as from_arrays
 from kt_jax.data.stream import batches_for_eval as batches_for_eval
 from kt_jax.data.stream import stream as stream
@@ -43,6 +52,13 @@ from kt_jax.data.teacher_cache import attach_cached as attach_cached
 from kt_jax.data.teacher_cache import full_key as full_key
 from kt_jax.data.teacher_cache import read_cache as read_cache
 from kt_jax.data.teacher_cache import TeacherCache as TeacherCache
+from kt_jax.data.text_arrays import TextArrays as TextArrays
+from kt_jax.data.text_config import DEFAULTS_DOMAIN as DEFAULTS_DOMAIN
+from kt_jax.data.text_config import DEFAULTS_TEXT as DEFAULTS_TEXT
+from kt_jax.data.token_alignment import align_positions as align_positions
+from kt_jax.data.token_alignment import align_vocabularies as align_vocabularies
+from kt_jax.data.tokenizer import Tokenizer as Tokenizer
+from kt_jax.data.tokenizer import tokenizer as tokenizer
 from kt_jax.data.union import union as union
 from kt_jax.data.views import augmented as augmented
 from kt_jax.data.views import views as views

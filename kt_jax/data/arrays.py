@@ -91,6 +91,12 @@ class Arrays:
       images = np.asarray(images)
     return Arrays(images, self.labels[index], self.ids[index])
 
+  def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of the examples at `index`."""
+    return {'images': np.asarray(self.images[index]),
+            'labels': np.asarray(self.labels[index], np.int32),
+            'ids': np.asarray(self.ids[index], np.int64)}
+
   def pad(self, pixels: int) -> 'Arrays':
     """The same, each image on a canvas of zeros that is larger on each side."""
     whole = Arrays(Rows(self.images, np.arange(len(self)), pixels),
@@ -104,18 +110,18 @@ class Info:
 
   Attributes:
     name: of the data set.
-    classes: how many.
-    input_shape: `(H, W, C)`.
-    mean: per channel, images on a scale of 0 to 1.
-    std: per channel, same scale.
-    class_names: one for each class.
+    classes: how many; of text, the size of the vocabulary.
+    input_shape: `(H, W, C)`; of text, `(S,)`.
+    mean: per channel, images on a scale of 0 to 1; of text, empty.
+    std: per channel, same scale; of text, empty.
+    class_names: one for each class; of text, empty.
     sizes: examples in train, validation, test.
     fingerprint: hex digest of the examples in use, and of how they are split;
       empty where nothing was decoded.
   """
   name: str
   classes: int
-  input_shape: tuple[int, int, int]
+  input_shape: tuple[int, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
   class_names: tuple[str, ...]
@@ -124,10 +130,13 @@ class Info:
 
 
 class Splits(NamedTuple):
-  """What `load` returns; a split that is not asked for has no examples."""
-  train: Arrays
-  validation: Arrays
-  test: Arrays
+  """What `load` returns; a split that is not asked for has no examples.
+
+  Of text, what `load_text` returns: each split is a `TextArrays`.
+  """
+  train: Any
+  validation: Any
+  test: Any
   info: Info
 
 

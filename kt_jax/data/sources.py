@@ -153,6 +153,17 @@ def tfds_images(name: str, data_dir: str = '') -> Source:
                 {k: v.num_examples for k, v in splits.items()}, read, mean, std)
 
 
+def tfds_text(name: str, data_dir: str = '') -> dict[str, str] | None:
+  """Split -> the text of its examples; None if the set is not prepared."""
+  builder = _builder(name, data_dir)
+  if not builder.info.splits:
+    return None
+  with _quiet():
+    return {split: ''.join(x['text'].decode()
+                           for x in builder.as_data_source(split))
+            for split in builder.info.splits}
+
+
 def _builder(name: str, data_dir: str):
   import tensorflow_datasets as tfds  # only those who use it pay for it
   try:

@@ -17,6 +17,7 @@ from kt_jax.core import UserError
 from kt_jax.data import augment as augment_lib
 from kt_jax.data.arrays import Arrays
 from kt_jax.data.arrays import permutation
+from kt_jax.data.text_arrays import TextArrays
 
 LARGEST_BATCH = 1 << 20
 ENDLESS = 1 << 48  # batches; Grain wants a length
@@ -32,8 +33,8 @@ class Batches:
   next.
   """
 
-  def __init__(self, arrays: Arrays, batch_size: int, seed: int, rows: slice,
-               views: int = 0):
+  def __init__(self, arrays: Arrays | TextArrays, batch_size: int, seed: int,
+               rows: slice, views: int = 0):
     self._arrays, self._batch_size = arrays, batch_size
     self._rows, self._views = np.arange(batch_size)[rows], views
     n = len(arrays)
@@ -65,24 +66,22 @@ class Batches:
     return batch
 
 
-def gather(arrays: Arrays, index: np.ndarray) -> dict[str, np.ndarray]:
+def gather(arrays: Arrays | TextArrays,
+           index: np.ndarray) -> dict[str, np.ndarray]:
   """The batch of the examples at `index`."""
-  return {'images': np.asarray(arrays.images[index]),
-          'labels': np.asarray(arrays.labels[index], np.int32),
-          'ids': np.asarray(arrays.ids[index], np.int64),
-          'index': index.astype(np.int32)}
+  return arrays.batch(index) | {'index': index.astype(np.int32)}
 
 
-def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
-           start: int = 0, rows: slice = slice(None), views: int = 0,
-           view_seed: int = 0,
+def stream(arrays: Arrays | TextArrays, *, batch_size: int, seed: int,
+           augment=(), start: int = 0, rows: slice = slice(None),
+           views: int = 0, view_seed: int = 0,
            lookup: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
            | None = None,
            threads: int = THREADS) -> grain.DatasetIterator:
   """Endless batches of numpy arrays; batch i depends on (seed, i) alone.
 
   Args:
-    arrays: the examples.
+    arrays: the examples, images or text.
     batch_size: of the global batch.
     seed: of order and augmentation.
     augment: name -> settings of `data.augment`; applied in its `ORDER`.
@@ -101,27 +100,20 @@ def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
   Returns:
     An iterator of {'images': uint8 `[b, H, W, C]`, 'labels': int32 `[b]`,
     'ids': int64 `[b]`, 'index': int32 `[b]`, positions in `arrays`}, and with
-    `views` 'view': int32 `[b]`. `get_state()` is a small dict fit for JSON,
-    and `set_state()` goes there at once; `close()` stops the threads.
+    `views` 'view': int32 `[b]`; of text, of the arrays of `TextArrays` and
+    'index'. `get_state()` is a small dict fit for JSON, and `set_state()` goes
+    there at once; `close()` stops the threads.
 
   Raises:
     UserError: no examples, or a number out of range.
   """
-  check_batch_size(batch_size)
-  for name, value in [('seed', seed), ('start', start), ('threads', threads),
-                      ('views', views), ('view_seed', view_seed)]:
-    if not _whole(value) or not 0 <= value < ENDLESS:
-      raise UserError(f'{name} must be an integer from 0 on, got {value!r}.')
-  if not len(arrays):
-    raise UserError('There are no examples to make batches of.')
-  if not isinstance(rows, slice) or not range(batch_size)[rows]:
-    raise UserError(f'rows must be a slice with some of the {batch_size} rows '
-                    f'of a batch, got {rows!r}.')
-  if not flags.FLAGS.is_parsed():  # Grain reads flags, and notebooks have none
-    flags.FLAGS.mark_as_parsed()
+  check_batches(arrays, batch_size, rows, seed=seed, start=start,
+                threads=threads, views=views, view_seed=view_seed)
   dataset = grain.MapDataset.source(
       Batches(arrays, batch_size, seed, rows, views))
   chosen = augment_lib.parse(augment)
+  if chosen and not isinstance(arrays, Arrays):
+    raise UserError('augment is for images.')
   if views and chosen:
     dataset = dataset.map(lambda batch: batch | {
         'images': augment_lib.by_example(
@@ -133,6 +125,12 @@ def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
           seed=augment_lib.seed_of(name, seed))
   if lookup is not None:
     dataset = dataset.map(lookup)
+  return iterate(dataset, start, threads)
+
+
+def iterate(dataset: grain.MapDataset, start: int,
+            threads: int) -> grain.DatasetIterator:
+  """Batches of a data set of batches, from number `start` on."""
   iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(
       num_threads=threads, prefetch_buffer_size=AHEAD * threads)))
   if start:
@@ -140,7 +138,7 @@ def stream(arrays: Arrays, *, batch_size: int, seed: int, augment=(),
   return iterator
 
 
-def batches_for_eval(arrays: Arrays,
+def batches_for_eval(arrays: Arrays | TextArrays,
                      batch_size: int) -> Iterator[dict[str, np.ndarray]]:
   """Every example once and in order, in batches of one shape.
 
@@ -163,12 +161,27 @@ def batches_for_eval(arrays: Arrays,
     for first in range(0, len(arrays), batch_size):
       batch = gather(arrays, np.arange(
           first, min(first + batch_size, len(arrays))))
-      batch['where'] = np.ones(len(batch['labels']), bool)
-      lack = batch_size - len(batch['labels'])
+      batch['where'] = np.ones(len(batch['ids']), bool)
+      lack = batch_size - len(batch['ids'])
       yield {k: np.pad(v, [(0, lack)] + [(0, 0)] * (v.ndim - 1))
              for k, v in batch.items()}
 
   return batches()
+
+
+def check_batches(arrays, batch_size: int, rows: slice, **integers) -> None:
+  """Refuses what no stream can be made of; readies Grain."""
+  check_batch_size(batch_size)
+  for name, value in integers.items():
+    if not _whole(value) or not 0 <= value < ENDLESS:
+      raise UserError(f'{name} must be an integer from 0 on, got {value!r}.')
+  if not len(arrays):
+    raise UserError('There are no examples to make batches of.')
+  if not isinstance(rows, slice) or not range(batch_size)[rows]:
+    raise UserError(f'rows must be a slice with some of the {batch_size} rows '
+                    f'of a batch, got {rows!r}.')
+  if not flags.FLAGS.is_parsed():  # Grain reads flags, and notebooks have none
+    flags.FLAGS.mark_as_parsed()
 
 
 def check_batch_size(batch_size: int) -> None:

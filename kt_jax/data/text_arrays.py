@@ -1,0 +1,62 @@
+"""Rows of tokens.
+
+Axes: N rows, S positions. Segment 0 is padding; 1, 2, ... are the texts of a
+row. `targets` marks the tokens that are to be predicted, each from the position
+before it.
+"""
+from collections.abc import Mapping
+import dataclasses
+
+import numpy as np
+
+from kt_jax.core import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TextArrays:
+  """Rows of tokens of one split.
+
+  Attributes:
+    tokens: int32 `[N, S]`.
+    segments: int32 `[N, S]`, 0 for padding.
+    targets: bool `[N, S]`, the tokens that are to be predicted.
+    ids: int64 `[N]`: domain times 2^32 plus the number of the row among what
+      the domain has for the split.
+    domain: int32 `[N]`, position in `domains`.
+    domains: name -> share that is asked for, as `mixed_stream` takes them.
+  """
+  tokens: np.ndarray
+  segments: np.ndarray
+  targets: np.ndarray
+  ids: np.ndarray
+  domain: np.ndarray
+  domains: Mapping[str, float]
+
+  def __post_init__(self):
+    shape = np.shape(self.tokens)
+    if len(shape) != 2:
+      raise UserError(f'tokens must be [N, S], got {shape}.')
+    for name, want, dtype in [
+        ('tokens', shape, np.int32), ('segments', shape, np.int32),
+        ('targets', shape, np.bool_), ('ids', shape[:1], np.int64),
+        ('domain', shape[:1], np.int32)]:
+      value = getattr(self, name)
+      if value.shape != want or value.dtype != dtype:
+        raise UserError(f'{name} must be {np.dtype(dtype)} {want}, got '
+                        f'{value.dtype} {value.shape}.')
+    if self.domain.size and not (
+        0 <= self.domain.min() and self.domain.max() < len(self.domains)):
+      raise UserError(f'domain must be from 0 to {len(self.domains) - 1}.')
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def take(self, index: np.ndarray) -> 'TextArrays':
+    """The rows at `index`, in that order."""
+    return TextArrays(**self.batch(np.asarray(index, np.int64)),
+                      domains=self.domains)
+
+  def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of the rows at `index`."""
+    return {name: getattr(self, name)[index] for name in (
+        'tokens', 'segments', 'targets', 'ids', 'domain')}
