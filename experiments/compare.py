@@ -23,14 +23,16 @@ def arm_config(config, name: str, seed: int):
     run.terms = {n: run.terms[n] for n in arm.terms}
   run = pool.changed(run, arm.changes, f'config.arms.{name}.changes')
   if 'modules' in run:  # nobody stays whom no term names
-    used = {run.augmentor, run.bilevel.module} | {
-        w.removesuffix('@clean') for t in run.terms.values()
-        for w in (t.module, t.learner, t.teacher, *t.trains)}
+    used = {w.removesuffix('@clean') for t in run.terms.values()
+            for w in (t.module, t.learner, t.teacher, *t.trains)}
+    if 'bilevel' in run:
+      used |= {run.augmentor, run.bilevel.module}
     run.teachers = {n: t for n, t in run.teachers.items()
-                    if n in used or t.kind != 'online'}
+                    if n in used or t.kind not in ('online', 'prompted')}
     run.modules = {n: m for n, m in run.modules.items() if n in used}
-    run.optimizers = {n: o for n, o in run.optimizers.items()
-                      if n in used or n in run.teachers}
+    if 'optimizers' in run:
+      run.optimizers = {n: o for n, o in run.optimizers.items()
+                        if n in used or n in run.teachers}
   with run.unlocked():
     run.seed, run.variant, run.paper = seed, config.variant, config.paper
   return run

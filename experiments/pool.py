@@ -86,7 +86,7 @@ def home(given: str, workdir):
   return epath.Path(workdir) / 'pool'  # which all processes see
 
 
-def trained(name, config, folder, run=pretrain.run, **content):
+def trained(name, config, folder, run=pretrain.run, load=data.load, **content):
   """Trains a model unless that was done: its workdir.
 
   The name of the workdir says config, data and version; `content` says what of
@@ -94,7 +94,7 @@ def trained(name, config, folder, run=pretrain.run, **content):
   """
   content = json.loads(config.to_json()) | content | dict(
       kt_jax=kt_jax.__version__,
-      fingerprint=data.load(config.data).info.fingerprint)
+      fingerprint=load(config.data).info.fingerprint)
   path = folder / f'{name}-{checkpoint.config_hash(content)}'
   if jax.process_count() > 1:
     run(config, path)

@@ -69,14 +69,7 @@ def run(config, workdir, setup=supervised):
               data=dataclasses.asdict(splits.info),
               config=checkpoint.config_hash(plain),
               code=checkpoint.code_version())
-  if (workdir / 'card.json').exists():
-    before = checkpoint.read_json(workdir / 'card.json')['data']['fingerprint']
-    if before != splits.info.fingerprint:
-      raise core.UserError(
-          f'{workdir} was begun on other data (fingerprint {before}, now '
-          f'{splits.info.fingerprint}). Restore them or name a new --workdir.')
-  else:
-    checkpoint.write_json(workdir / 'card.json', card)
+  open_card(workdir, card)
 
   best = 'accuracy' if held_out else ''
   with checkpoint.Run(workdir, keep=config.loop.keep, best=best) as saver:
@@ -105,6 +98,19 @@ def run(config, workdir, setup=supervised):
       status='finished', step=step, metrics=metrics,
       digest=checkpoint.digest(model)))
   return metrics
+
+
+def open_card(workdir, card):
+  """Writes the card of a run that begins; one that goes on has its data."""
+  path, now = workdir / 'card.json', card['data']['fingerprint']
+  if not path.exists():
+    checkpoint.write_json(path, card)
+    return
+  before = checkpoint.read_json(path)['data']['fingerprint']
+  if before != now:
+    raise core.UserError(
+        f'{workdir} was begun on other data (fingerprint {before}, now {now}). '
+        'Restore them or name a new --workdir.')
 
 
 def finished(workdir):

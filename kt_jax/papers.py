@@ -156,20 +156,21 @@ PAPERS = {
         'Self-Generated Mistakes',
         2024, '2306.13649',
         ('losses.jsd',),
-        (), 'checked',
-        'its divergence'),
+        ('configs/agarwal2024gkd/shakespeare.py',), 'run',
+        'sampling.source student or mixed'),
     'gu2024minillm': Paper(
         'MiniLLM: Knowledge Distillation of Large Language Models',
         2024, '2306.08543',
-        ('losses.reverse_kl',),
+        ('losses.reverse_kl', 'losses.minillm'),
         (), 'checked',
-        'its divergence'),
+        'an arm of configs/agarwal2024gkd; the gradient of whole sequences '
+        'by enumeration'),
     'ko2024distillm': Paper(
         'DistiLLM: Towards Streamlined Distillation for Large Language Models',
         2024, '2402.03898',
         ('losses.skew_kl', 'losses.skew_reverse_kl'),
-        (), 'checked',
-        'its divergences'),
+        ('configs/ko2024distillm/strings.py',), 'run',
+        'its divergences; no replay of old samples'),
     'wen2023fdivergence': Paper(
         'f-Divergence Minimization for Sequence-Level Knowledge Distillation',
         2023, '2307.15190',
@@ -564,6 +565,118 @@ PAPERS = {
         ('configs/tang2026past/mnist.py',), 'run',
         'expected reward in place of reinforcement learning; gains in 4 of 5 '
         'seeds, undecided'),
+    'mitchell2023eft': Paper(
+        'An Emulator for Fine-Tuning Large Language Models using Small '
+        'Language Models',
+        2023, '2310.12962',
+        ('fuse.emulated_fine_tuning',),
+        ('configs/mitchell2023eft/facts.py',), 'run',
+        'the optimum under a divergence from the base is a test; up- and '
+        'down-scaling are one call; the nucleus is our reading'),
+    'liu2024proxy': Paper(
+        'Tuning Language Models by Proxy',
+        2024, '2401.08565',
+        ('fuse.emulated_fine_tuning',),
+        (), 'checked',
+        'the same distribution: a test compares it with the sum of raw '
+        'logits'),
+    'fan2024dlf': Paper(
+        "On Giant's Shoulders: Effortless Weak to Strong by Dynamic Logits "
+        'Fusion',
+        2024, '2406.15480',
+        ('fuse.dynamic_logit_fusion',),
+        ('configs/fan2024dlf/strings.py',), 'run',
+        'the grid of the paper, and its minimum exactly, against scipy'),
+    'shing2025taid': Paper(
+        'TAID: Temporally Adaptive Interpolated Distillation for Efficient '
+        'Knowledge Transfer in Language Models',
+        2025, '2501.16937',
+        ('losses.taid', 'modules.TaidSchedule'),
+        ('configs/shing2025taid/strings.py',), 'run',
+        ''),
+    'song2024selfevolution': Paper(
+        'Self-Evolution Knowledge Distillation for LLM-based Machine '
+        'Translation',
+        2024, '2412.15303',
+        ('losses.self_evolution_kd',),
+        ('configs/song2024selfevolution/cipher.py',), 'run',
+        'what the paper leaves open is ours'),
+    'ding2025topkld': Paper(
+        'Dissecting Bit-Level Scaling Laws in Quantizing Vision Generative '
+        'Models',
+        2025, '2501.06218',
+        ('losses.top_kld',),
+        ('configs/ding2025topkld/strings.py',), 'run',
+        'its divergence, from reviews, and a correction of ours'),
+    'jiang2024mixcpt': Paper(
+        'Mix-CPT: A Domain Adaptation Framework via Decoupling Knowledge '
+        'Learning and Format Alignment',
+        2024, '2407.10804',
+        ('losses.logit_swap',),
+        ('configs/jiang2024mixcpt/strings.py',), 'run',
+        ''),
+    'wu2024akl': Paper(
+        'Rethinking Kullback-Leibler Divergence in Knowledge Distillation for '
+        'Large Language Models',
+        2024, '2404.02657',
+        ('losses.adaptive_kl',),
+        (), 'checked',
+        ''),
+    'boizard2024uld': Paper(
+        'Towards Cross-Tokenizer Distillation: the Universal Logit '
+        'Distillation Loss for LLMs',
+        2024, '2402.12030',
+        ('losses.uld',),
+        (), 'checked',
+        'the distance'),
+    'xu2024skd': Paper(
+        'Speculative Knowledge Distillation: Bridging the Teacher-Student Gap '
+        'Through Interleaved Sampling',
+        2024, '2410.11325',
+        ('losses.kd',),
+        ('configs/xu2024skd/strings.py',), 'run',
+        'sampling.source speculative, token by token'),
+    'kim2024promptkd': Paper(
+        'PromptKD: Distilling Student-Friendly Knowledge for Generative '
+        'Language Models via Prompt Tuning',
+        2024, '2402.12842',
+        ('losses.reverse_kl', 'modules.SoftPrompt'),
+        ('configs/kim2024promptkd/strings.py',), 'run',
+        'prompt and student move at once'),
+    'liu2024ddk': Paper(
+        'DDK: Distilling Domain Knowledge for Efficient Large Language Models',
+        2024, '2407.16154',
+        ('losses.kd',),
+        ('configs/liu2024ddk/strings.py',), 'run',
+        'mixture.every; the perplexity ratio is cut at 4'),
+    'yang2024llmneo': Paper(
+        'LLM-Neo: Parameter Efficient Knowledge Distillation for Large '
+        'Language Models',
+        2024, '2411.06839',
+        ('losses.kd',),
+        ('configs/yang2024llmneo/strings.py',), 'run',
+        'trainable /lora_'),
+    'su2021roformer': Paper(
+        'RoFormer: Enhanced Transformer with Rotary Position Embedding',
+        2021, '2104.09864', ('models.Decoder',), (), 'checked',
+        'against transformers'),
+    'chen2023interpolation': Paper(
+        'Extending Context Window of Large Language Models via Positional '
+        'Interpolation',
+        2023, '2306.15595', ('models.Decoder',), (), 'checked',
+        'rope_scaling linear, against transformers'),
+    'peng2023yarn': Paper(
+        'YaRN: Efficient Context Window Extension of Large Language Models',
+        2023, '2309.00071', ('models.Decoder',), (), 'checked',
+        'rope_scaling yarn, against transformers'),
+    'grattafiori2024llama3': Paper(
+        'The Llama 3 Herd of Models',
+        2024, '2407.21783', ('models.Decoder',), (), 'checked',
+        'rope_scaling llama3, against transformers'),
+    'lester2021prompt': Paper(
+        'The Power of Scale for Parameter-Efficient Prompt Tuning',
+        2021, '2104.08691', ('modules.SoftPrompt',), (), 'formula',
+        'before a frozen decoder'),
 }
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kt_jax import fuse
 from kt_jax import losses
 from kt_jax import merge
 from kt_jax import modules
@@ -66,7 +67,7 @@ def test_config_folders_have_a_row():
         assert path.relative_to(ROOT).as_posix() in listed
 
 
-@pytest.mark.parametrize('package', [losses, scores, merge, modules,
+@pytest.mark.parametrize('package', [losses, scores, merge, fuse, modules,
                                      procedures],
                          ids=lambda p: p.__name__)
 def test_references_have_a_row(package):

@@ -10,6 +10,17 @@ from kt_jax import core
 from kt_jax.models.convnet import convnet as convnet
 from kt_jax.models.mixer import mixer_small as mixer_small
 from kt_jax.models.mixer import mixer_base as mixer_base
+from kt_jax.models.decoder import Cache as Cache
+from kt_jax.models.decoder import Decoder as Decoder
+from kt_jax.models.decoder import decoder as decoder
+from kt_jax.models.decoder_settings import decoder_settings as decoder_settings
+from kt_jax.models.generate import Choose as Choose
+from kt_jax.models.generate import draw as draw
+from kt_jax.models.generate import generate as generate
+from kt_jax.models.generate import Generated as Generated
+from kt_jax.models.generate import keep_likeliest as keep_likeliest
+from kt_jax.models.generate import Member as Member
+from kt_jax.models.generate import sampler as sampler
 from kt_jax.models.linear_inputs import linear_inputs as linear_inputs
 from kt_jax.models.mlp import mlp as mlp
 from kt_jax.models.mobilenet_v2 import mobilenet_v2 as mobilenet_v2
@@ -42,6 +53,8 @@ from kt_jax.models.resnet_cifar import resnet56 as resnet56
 from kt_jax.models.resnet_cifar import resnet110 as resnet110
 from kt_jax.models.resnet_cifar import resnet8x4 as resnet8x4
 from kt_jax.models.resnet_cifar import resnet32x4 as resnet32x4
+from kt_jax.models.save_pretrained import folded as folded
+from kt_jax.models.save_pretrained import save_pretrained as save_pretrained
 from kt_jax.models.vgg import vgg8 as vgg8
 from kt_jax.models.vgg import vgg11 as vgg11
 from kt_jax.models.vgg import vgg13 as vgg13

@@ -57,7 +57,7 @@ def make_session(config, info: data.Info, *, trainable: str = ''
   tx = make_optimizer(config.optimizer, config.loop.steps)
   if trainable:
     names = [n for n, kind in zip(net.names, net.kinds) if kind == 'param']
-    tx = _only(tx, trainable, names)
+    tx = only(tx, trainable, names, 'init.train')
   ema = config.train.ema
   average = ema > 0
 
@@ -147,12 +147,12 @@ def describe(name: str, state: State, lowered, steps: int) -> Report:
                 steps, lowered)
 
 
-def _only(tx, pattern: str, names) -> optax.GradientTransformation:
+def only(tx, pattern: str, names, key: str) -> optax.GradientTransformation:
   """`tx` on the parameters that `pattern` matches; the rest does not move."""
   label = {n: 'train' if re.search(pattern, n) else 'keep' for n in names}
   if 'train' not in label.values():
     raise core.UserError(
-        f'init.train {pattern!r} matches no parameter; the first are '
+        f'{key} {pattern!r} matches no parameter; the first are '
         f'{", ".join(sorted(names)[:5])}.')
   return optax.multi_transform(
       {'train': tx, 'keep': optax.set_to_zero()}, label)

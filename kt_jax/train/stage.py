@@ -37,6 +37,7 @@ class Module(NamedTuple):
   """Parameters or state of terms; `kt_jax.modules` has the contract."""
   net: models.Net
   wants: tuple[str, ...]  # arrays that it is called with, where there are such
+  updates: bool = False  # whether its term's mean moves it after the step
 
 
 class Stage(NamedTuple):
@@ -222,10 +223,12 @@ class Scene:
     values = core.bind(fn, arrays, **settings)
     return values * arrays[term['each']] if term['each'] else values
 
-  def bound(self, fn, name: str, term) -> tuple[dict[str, Any], dict[str, Any]]:
+  def bound(self, fn, name: str, term, wanted=None
+           ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`(arrays, settings)` of a term's loss, its module's outputs in them."""
     rename, module = dict(term['rename']), term['module']
-    wanted = {*positional(fn), *rename.values(), term['each']}
+    if wanted is None:
+      wanted = {*positional(fn), *rename.values(), term['each']}
     if module:
       wanted |= set(self.stage.modules[module].wants)
     arrays = self.arrays(name, term, wanted)

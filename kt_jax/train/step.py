@@ -110,7 +110,9 @@ def supervised(net: models.Net, terms, compute_dtype: str = 'float32'
 def make_step(forward: Forward, terms, tx: optax.GradientTransformation,
               prepare: Callable[[Mapping[str, Any], jax.Array],
                                 dict[str, Any]], *,
-              accumulate: int = 1, outer: Callable[..., Arrays] | None = None
+              accumulate: int = 1, outer: Callable[..., Arrays] | None = None,
+              sample: Callable[..., tuple[Any, Arrays]] | None = None,
+              observe: Callable[..., Arrays] | None = None
              ) -> Callable[[State, Mapping[str, Any], Settings],
                            tuple[State, dict[str, jax.Array]]]:
   """`step(state, batch, settings) -> (state, metrics)`, pure, to be jitted.
@@ -127,6 +129,9 @@ def make_step(forward: Forward, terms, tx: optax.GradientTransformation,
       change (sums and counts are added up); BatchNorm sees micro-batches.
     outer: `(loss, params, stats, pool, key, shared) -> gradients` that replace
       those of some parameters; `loss(params, stats, pool, key)` is the step's.
+    sample: `(params, stats, pool, key, shared) -> (pool, metrics)`, what the
+      whole batch becomes before it is cut; no gradient runs through it.
+    observe: `(params, stats, {term: mean}) -> stats`, once a step, after it.
 
   Returns:
     The step. Its metrics are the mean of each term, `loss` and `grad_norm`.
@@ -138,6 +143,11 @@ def make_step(forward: Forward, terms, tx: optax.GradientTransformation,
     weights = objectives.warmed(terms, settings.weights, state.step)
     shared = Shared(state.step, state.slow, settings.frozen)
     sums = functools.partial(forward, shared=shared)
+    said = {}
+    if sample:
+      pool, said = jax.lax.stop_gradient(sample(
+          state.params, state.stats, pool, core.fold_path(key, 'sample'),
+          shared))
 
     def loss_fn(params, stats, pool, key, counts=None):
       found, stats = sums(params, stats, pool, key)
@@ -164,8 +174,11 @@ def make_step(forward: Forward, terms, tx: optax.GradientTransformation,
     slow = state.slow and _average(
         state.slow, fast, settings, state.step + 1)
     metrics = {n: totals[n] / jnp.maximum(counts[n], 1) for n in totals}
-    metrics |= {'loss': sum(w * metrics[n] for n, w in weights.items()),
-                'grad_norm': optax.tree.norm(grads)}
+    if observe:
+      stats = observe(params, stats, metrics)
+    metrics |= said | {
+        'loss': sum(w * metrics[n] for n, w in weights.items()),
+        'grad_norm': optax.tree.norm(grads)}
     return State(state.step + 1, params, stats, opt_state, slow), metrics
 
   return step

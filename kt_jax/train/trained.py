@@ -16,7 +16,7 @@ class Trained(NamedTuple):
   params: models.Arrays
   stats: models.Arrays
   info: data.Info  # what it was trained on: classes, input shape, mean, std
-  model: dict[str, Any]  # `config.model` that builds it; {} if imported
+  model: dict[str, Any]  # `config.model` that builds it; {} if it has none
   digest: str  # of params and stats
   source: str  # where it came from
 
@@ -41,7 +41,8 @@ def load_trained(path, step: int | None = None) -> Trained:
 
   Args:
     path: a `--workdir` of `pretrain` or `finetune`, or a directory with
-      `config.json` and safetensors.
+      `config.json` and safetensors, which are read as float32. Of a language
+      model, classes are its vocabulary and the input shape its context.
     step: which checkpoint of a run; None: the one that its card names.
 
   Returns:
@@ -84,7 +85,9 @@ def load_trained(path, step: int | None = None) -> Trained:
 
 
 def _imported(folder) -> Trained:
-  found = models.from_pretrained(folder)
+  found = models.from_pretrained(folder, 'float32')
+  if isinstance(found, models.Decoder):
+    return _decoder(found, folder)
   if found.mean is None or found.std is None:
     raise core.UserError(
         f'{folder} does not say mean and std of its inputs: add '
@@ -95,3 +98,14 @@ def _imported(folder) -> Trained:
   both = dict(params=found.params, stats=found.stats)
   return Trained(found.net, found.params, found.stats, info, {},
                  checkpoint.digest(both), str(folder))
+
+
+def _decoder(found, folder) -> Trained:
+  net, params, stats = models.split(found)
+  info = data.Info(
+      name='imported', classes=found.embed.num_embeddings,
+      input_shape=(found.context,), mean=(), std=(), class_names=(), sizes={})
+  model = dict(name='decoder', kw=models.decoder_settings(found))
+  return Trained(net, params, stats, info, model,
+                 checkpoint.digest(dict(params=params, stats=stats)),
+                 str(folder))

@@ -1,0 +1,53 @@
+r"""Distillation on the student's own text (GKD), tiny Shakespeare.
+
+  python -m experiments.run --workdir runs/gkd \
+      --config configs/agarwal2024gkd/shakespeare.py:small
+
+needs tinyshakespeare.txt (`--config.run.data.data_dir=FOLDER`). report.md has
+texts before and after; `kt-merge` takes the workdirs under runs/ as models.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  r = language.distill_lm()
+  r.paper = 'agarwal2024gkd'
+  for part in (r, r.pretrain):
+    part.data = language.text(length=64, prompt=16)
+    part.data.domains.plays = language.domain('tiny_shakespeare', test=400,
+                                              validation=200)
+  r.pretrain.loop.update(steps=1000, log_every=100)
+  r.members.teacher = language.member(model=language.sized(3, 96, 4))
+  r.members.tuned = language.member(
+      by_seed=True, model=language.sized(2, 32, 2), loop=dict(steps=300))
+  r.teachers.teacher = language.token_teacher('teacher')
+  r.start = 'tuned'
+  r.model = language.config_dict.ConfigDict(language.sized(2, 32, 2))
+  r.loop.update(steps=200, log_every=20)
+  r.evaluate.samples = 200
+  r.optimizer.learning_rate = 1e-3
+  r.terms = language.config_dict.ConfigDict()
+  for name, loss, kw in (('fkl', 'kd', dict(temperature=1.0)),
+                         ('rkl', 'reverse_kl', {}), ('jsd', 'jsd', {}),
+                         ('minillm', 'minillm', {})):
+    r.terms[name] = language.token_term(loss, teacher='teacher', **kw)
+  c = common.compare(r)
+  c.arms.data = common.arm('fkl')
+  own = dict(source='student')
+  c.arms.own = common.arm('fkl', sampling=own)
+  c.arms.mixed = common.arm('fkl', sampling=dict(source='mixed'))
+  c.arms.own_jsd = common.arm('jsd', sampling=own)
+  c.arms.own_rkl = common.arm('rkl', sampling=own)
+  c.arms.minillm = common.arm('minillm', sampling=dict(source='blend',
+                                                       share=0.2))
+  c.baseline = 'data'
+  judged = 'sample_teacher_nll'
+  for name in ('own', 'mixed', 'own_jsd', 'own_rkl', 'minillm'):
+    c.claims[f'{name} over data'] = common.claim(name, 'data', judged,
+                                                 lower=True)
+  c.claims['reverse KL is sharper'] = common.claim(
+      'own_rkl', 'own', 'sample_own_nll', lower=True)
+  return language.variant(c, variant, VARIANTS)

@@ -1,0 +1,41 @@
+r"""Two directions of divergence (TopKLD) for a student of few bits.
+
+  python -m experiments.run --workdir runs/topkld \
+      --config configs/ding2025topkld/strings.py:small
+
+The student is the teacher with matrices of 3 bits, trained straight through.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('ding2025topkld', steps=200)
+  r = c.run
+  r.members.teacher.changes.model = language.sized(2, 48, 2)
+  r.start = 'teacher'
+  r.model = language.config_dict.ConfigDict(language.sized(2, 48, 2))
+  r.train.bits = 3
+  r.optimizer.learning_rate = 1e-3
+  r.terms.rkl = language.token_term('reverse_kl', teacher='teacher')
+  r.terms.top_reverse = language.token_term('top_kld', teacher='teacher', k=3)
+  r.terms.top_forward = language.token_term('top_kld', teacher='teacher', k=3,
+                                            top='forward')
+  for name in ('rkl', 'top_reverse', 'top_forward'):
+    c.arms[name] = common.arm(name)
+  bits = dict(train=dict(bits=8))
+  c.arms.fkl8 = common.arm('fkl', **bits)
+  c.arms.top8 = common.arm('top_reverse', **bits)
+  for than in ('fkl', 'rkl'):
+    c.claims[f'top_reverse over {than}, samples'] = common.claim(
+        'top_reverse', than, 'sample_teacher_nll', lower=True)
+    c.claims[f'top_reverse over {than}, text'] = common.claim(
+        'top_reverse', than, 'nll', lower=True, margin=-0.005)
+    c.claims[f'top_reverse over {than}, answers'] = common.claim(
+        'top_reverse', than, 'exact')
+  c.claims['more at 3 bits than at 8'] = common.claim(
+      'top_reverse', 'fkl', 'sample_teacher_nll', lower=True,
+      above=('top8', 'fkl8'))
+  return language.variant(c, variant, VARIANTS)

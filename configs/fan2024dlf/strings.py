@@ -1,0 +1,72 @@
+r"""Dynamic logit fusion against a fixed weight.
+
+  python -m experiments.run --workdir runs/dlf \
+      --config configs/fan2024dlf/strings.py:small
+
+The bases learned tasks whose responses are dressed one way or another; three
+small experts were tuned, each on one task with one way to dress it. The large
+base was not.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
+TASKS = ('upper', 'reverse', 'sort')
+
+
+def get_config(variant: str = 'small'):
+  c = language.decode()
+  c.paper = 'fan2024dlf'
+  ways = dict(plain={}, angle=dict(prefix='<', suffix='>'),
+              star=dict(suffix='*'), dash=dict(prefix='-'))
+
+  def texts(tasks, ways_of, rows):
+    found = language.text(length=30, prompt=18)
+    for task in tasks:
+      for way in ways_of:
+        found.domains[f'{task}_{way}'] = language.domain(
+            'task:style', rows, 100, 200, task=task, kw=dict(longest=6),
+            **ways[way])
+    return found
+
+  c.pretrain.data = texts(TASKS, ways, 4000)
+  c.pretrain.batch.size = 64
+  c.pretrain.loop.update(steps=3000, log_every=200)
+  c.data = texts(TASKS, ('angle',), 4000)
+  c.members.large = language.member(model=language.sized(3, 96, 4))
+  c.members.small = language.member(by_seed=True,
+                                    model=language.sized(2, 32, 2),
+                                    loop=dict(steps=1500))
+  for task in TASKS:
+    c.members[task] = language.member(
+        'small', by_seed=True, loop=dict(steps=200), optimizer=dict(
+            learning_rate=1e-3), data=texts([task], ('angle',), 4000).to_dict())
+  c.evaluate.responses = 100
+  c.arms.large = language.fusing('large')
+  several = dict(base='large', experts=TASKS, anti_experts=('small',))
+  for task in TASKS:
+    c.arms[f'expert_{task}'] = language.fusing(task)
+    one = dict(base='large', experts=(task,), anti_experts=('small',))
+    c.arms[f'proxy_{task}'] = language.fusing(fuse='emulated_fine_tuning',
+                                              **one)
+    c.arms[f'tuned_{task}'] = language.fusing(
+        fuse='emulated_fine_tuning', tune=dict(
+            scale=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)), **one)
+    c.arms[f'dynamic_{task}'] = language.fusing(fuse='dynamic_logit_fusion',
+                                                **one)
+  c.arms.dynamic = language.fusing(fuse='dynamic_logit_fusion', **several)
+  c.arms.proxy = language.fusing(fuse='emulated_fine_tuning', scale=1 / 3,
+                                 **several)
+  c.baseline = 'large'
+  for task in TASKS:
+    metric = f'{task}_angle_exact'
+    for than in ('proxy', 'tuned', 'expert'):
+      c.claims[f'{task}: over {than}'] = common.claim(
+          f'dynamic_{task}', f'{than}_{task}', metric)
+    c.claims[f'{task}: over large'] = common.claim(f'dynamic_{task}', 'large',
+                                                   metric)
+    c.claims[f'mixed tasks: over dynamic {task}'] = common.claim(
+        'dynamic', f'dynamic_{task}', 'exact')
+  c.claims['mixed tasks: over a static weight'] = common.claim(
+      'dynamic', 'proxy', 'exact')
+  return language.variant(c, variant, VARIANTS)

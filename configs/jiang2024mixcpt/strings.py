@@ -1,0 +1,44 @@
+r"""New text without forgetting, by swapped logits (Mix-CPT).
+
+  python -m experiments.run --workdir runs/mixcpt \
+      --config configs/jiang2024mixcpt/strings.py:small
+
+A decoder that knows two tasks goes on with two others; its frozen start is the
+teacher. Test text has all four; the two that it knew say what it forgot.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '12 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('jiang2024mixcpt', steps=300)
+  r = c.run
+  old = ('upper', 'sort')
+  r.members.base = language.member(
+      by_seed=True, model=r.model.to_dict(), data=language.strings(
+          tasks=old).to_dict(), loop=dict(steps=1000))
+  r.start = 'base'
+  for name in old:  # never drawn, but tested
+    r.data.domains[name].share = 0.0
+  r.teachers = dict(initial=language.token_teacher(kind='initial'))
+  del r.members.teacher
+  r.terms = language.config_dict.ConfigDict()
+  r.terms.label = language.token_term('cross_entropy')
+  initial = dict(teacher_logits='initial_logits')
+  r.terms.swapped = language.token_term('logit_swap', 0.3, rename=initial)
+  r.terms.plain = language.token_term('kd', 0.3, rename=initial,
+                                      temperature=1.0)
+  c.arms = {}
+  c.arms.label = common.arm('label')
+  c.arms.swapped = common.arm('label', 'swapped')
+  c.arms.plain = common.arm('label', 'plain')
+  c.baseline = 'label'
+  for name in old:
+    c.claims[f'forgets less, {name}'] = common.claim(
+        'swapped', 'label', f'{name}_nll', lower=True)
+  for name in ('reverse', 'recall'):
+    c.claims[f'learns more than unswapped, {name}'] = common.claim(
+        'swapped', 'plain', f'{name}_nll', lower=True)
+  return language.variant(c, variant, VARIANTS)

@@ -1,0 +1,37 @@
+r"""A teacher whose prompt learns what the student can take in (PromptKD).
+
+  python -m experiments.run --workdir runs/promptkd \
+      --config configs/kim2024promptkd/strings.py:small
+
+All three gradients of an update are taken at one point; in the paper the prompt
+moves first.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('kim2024promptkd', steps=300)
+  r = c.run
+  r.members.tuned = language.member(
+      by_seed=True, model=r.model.to_dict(), loop=dict(steps=300))
+  r.start = 'tuned'
+  r.sampling.source = 'student'
+  r.teachers.prompted = language.token_teacher(
+      kind='prompted', of='teacher', module='prompt')
+  r.modules.prompt = common.module('SoftPrompt', count=7)
+  rkl = lambda **kw: language.token_term('reverse_kl', **kw)
+  r.terms.plain = rkl(teacher='teacher')
+  r.terms.student = rkl(teacher='prompted', trains=('student',))
+  r.terms.prompt = rkl(learner='prompted', teacher='student',
+                       trains=('prompt',))
+  r.terms.hold = rkl(learner='prompted', teacher='teacher', trains=('prompt',))
+  c.arms = {}
+  c.arms.plain = common.arm('plain')
+  c.arms.prompted = common.arm('student', 'prompt', 'hold')
+  c.baseline = 'plain'
+  for metric in ('exact', 'token_accuracy'):
+    c.claims[metric] = common.claim('prompted', 'plain', metric)
+  return language.variant(c, variant, VARIANTS)

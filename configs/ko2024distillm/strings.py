@@ -1,0 +1,21 @@
+r"""Skewed divergences against plain ones.
+
+  python -m experiments.run --workdir runs/skew \
+      --config configs/ko2024distillm/strings.py:small
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '12 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('ko2024distillm')
+  for name, loss in (('rkl', 'reverse_kl'), ('skl', 'skew_kl'),
+                     ('srkl', 'skew_reverse_kl')):
+    c.run.terms[name] = language.token_term(loss, teacher='teacher')
+    c.arms[name] = common.arm(name)
+  for metric in ('exact', 'token_accuracy'):
+    c.claims[f'skl over fkl, {metric}'] = common.claim('skl', 'fkl', metric)
+    c.claims[f'srkl over rkl, {metric}'] = common.claim('srkl', 'rkl', metric)
+  return language.variant(c, variant, VARIANTS)

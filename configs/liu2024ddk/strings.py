@@ -1,0 +1,35 @@
+r"""Domains sampled by how far the student is behind (DDK).
+
+  python -m experiments.run --workdir runs/ddk \
+      --config configs/liu2024ddk/strings.py:small
+
+The student was trained on all tasks but `reverse`. `noise`, whose responses
+cannot be known, is there to see whether it absorbs the sampling.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '12 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('liu2024ddk', steps=600)
+  r = c.run
+  r.members.student = language.member(
+      by_seed=True, model=r.model.to_dict(), data=language.strings(
+          tasks=('upper', 'sort', 'recall')).to_dict(), loop=dict(steps=600))
+  r.start = 'student'
+  r.terms.label = language.token_term('cross_entropy')
+  r.terms.fkl.weight = 0.2
+  r.mixture.update(smoothing=0.5, limit=4.0, rows=100)
+  c.arms = {}
+  c.arms.uniform = common.arm('label', 'fkl')
+  c.arms.ddk = common.arm('label', 'fkl', mixture=dict(every=60))
+  c.baseline = 'uniform'
+  c.claims['worst domain'] = common.claim('ddk', 'uniform', 'ratio_worst',
+                                          lower=True)
+  c.claims['mean of domains'] = common.claim('ddk', 'uniform', 'ratio_mean',
+                                             lower=True)
+  c.claims['average no worse'] = common.claim('ddk', 'uniform', 'nll',
+                                              lower=True, margin=-0.02)
+  return language.variant(c, variant, VARIANTS)

@@ -1,0 +1,52 @@
+r"""Up-scaling: what a large model knows in the form that a small one learned.
+
+  python -m experiments.run --workdir runs/eft \
+      --config configs/mitchell2023eft/facts.py:small
+
+Facts are learned in pretraining, which the small model has no room for; the
+form of the answer in tuning, on half of the facts. The others are asked for.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '10 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.decode()
+  c.paper = 'mitchell2023eft'
+  rows = dict(length=14, prompt=6)
+  facts = dict(size=400, value_length=3)
+  dressed = dict(task='facts', prefix='<', suffix='>', uppercase=True)
+  plain = language.text(**rows)
+  plain.domains.facts = language.domain('task:facts', 4000, 100, 100,
+                                        disjoint=False, **facts)
+  tuning = language.text(**rows)
+  tuning.domains.facts = language.domain('task:style', 1000, 200, 200,
+                                         kw=facts, **dressed)
+  c.data = tuning
+  c.pretrain.data = plain
+  c.pretrain.loop.update(steps=1500, log_every=100)
+  c.pretrain.batch.size = 64
+  tune = dict(data=tuning.to_dict(), loop=dict(steps=100),
+              optimizer=dict(learning_rate=1e-3))
+  for name, size in (('large', (3, 96, 4)), ('small', (1, 24, 2))):
+    c.members[name] = language.member(by_seed=True,
+                                      model=language.sized(*size))
+    c.members[f'{name}_tuned'] = language.member(name, by_seed=True, **tune)
+  c.evaluate.responses = 200
+  c.evaluate.judge = 'experiments.language_measure:recall_and_style'
+  for name in c.members:
+    c.arms[name] = language.fusing(name)
+  c.arms.up = language.fusing(
+      fuse='emulated_fine_tuning', base='large', experts=('small_tuned',),
+      anti_experts=('small',))
+  c.arms.ensemble = language.fusing('large', 'small_tuned', fuse='ensemble')
+  c.baseline = 'small_tuned'
+  for than in ('large', 'small_tuned', 'ensemble'):
+    c.claims[f'both, over {than}'] = common.claim('up', than, 'exact')
+  c.claims['style within 5 points of the small tuned'] = common.claim(
+      'up', 'small_tuned', 'style', margin=-0.05)
+  c.claims['recall nearer to the large'] = common.claim(
+      'up', 'small_tuned', 'recall', above=('large', 'up'))
+  return language.variant(c, variant, VARIANTS)

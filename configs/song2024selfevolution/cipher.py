@@ -1,0 +1,34 @@
+r"""Harder targets for hard tokens (Self-Evolution KD) on a cipher.
+
+  python -m experiments.run --workdir runs/evolution \
+      --config configs/song2024selfevolution/cipher.py:small
+
+Two readings of the proxy student, and three controls: every token treated as
+hard, random tokens at the same rate, and the contrary, hard tokens weighted up.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('song2024selfevolution')
+  r = c.run
+  for part in (r, r.pretrain):
+    part.data = language.text(length=40, prompt=25)
+    for key in range(2):
+      part.data.domains[f'cipher{key}'] = language.domain(
+          'task:substitution', 4000, 200, 200, key=key, shortest=1, longest=1)
+  evolve = lambda **kw: language.token_term('self_evolution_kd',
+                                            teacher='teacher', **kw)
+  for name, term in dict(
+      mixture=evolve(), geometric=evolve(form='geometric'),
+      uniform=evolve(hard=1.0), random=evolve(choice='random'),
+      weight=evolve(form='weight')).items():
+    r.terms[name] = term
+    c.arms[name] = common.arm(name)
+  for form in ('mixture', 'geometric'):
+    for than in ('fkl', 'uniform', 'random', 'weight'):
+      c.claims[f'{form} over {than}'] = common.claim(form, than, 'exact')
+  return language.variant(c, variant, VARIANTS)

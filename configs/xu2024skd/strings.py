@@ -1,0 +1,30 @@
+r"""Speculative distillation (SKD) against fixed and on-policy data.
+
+  python -m experiments.run --workdir runs/skd \
+      --config configs/xu2024skd/strings.py:small
+
+The student starts weak: 150 updates on labels. All arms see the same prompts
+and make the same updates by forward KL.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('xu2024skd', steps=400)
+  r = c.run
+  r.members.weak = language.member(
+      by_seed=True, model=r.model.to_dict(), loop=dict(steps=150))
+  r.start = 'weak'
+  # A fifth of the vocabulary; both draw at temperature 1.
+  r.sampling.update(accept=20)
+  c.arms.on_policy = common.arm('fkl', sampling=dict(source='student'))
+  c.arms.skd = common.arm('fkl', sampling=dict(source='speculative'))
+  for than in ('fkl', 'on_policy'):
+    for metric in ('exact', 'token_accuracy'):
+      c.claims[f'skd over {than}, {metric}'] = common.claim('skd', than, metric)
+  c.claims['acceptance rises'] = common.claim(
+      'skd', 'skd', 'accepted_last', than_metric='accepted_first')
+  return language.variant(c, variant, VARIANTS)
