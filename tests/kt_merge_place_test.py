@@ -14,8 +14,8 @@ import pytest
 
 from golden.merge import llamas
 from kt_jax import checkpoint
+from kt_jax.checkpoint import place as place_lib
 from kt_jax.cli import main as command
-from kt_jax.cli import place as place_lib
 
 LINEAR = 'merge_method: linear\nmodels: [{model: a}, {model: b}]\n' \
          'parameters: {weight: 1}\n'
@@ -185,7 +185,7 @@ def test_two_at_once(place, capsys):
   with open('.out.lock', 'w') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     merge('out', status=2)
-    assert 'another kt-merge' in line(capsys)
+    assert 'another process' in line(capsys)
   merge('out')  # the lock of a run that was killed
   assert values() == 2 and hidden() == []
 

@@ -11,8 +11,8 @@ import tqdm
 
 from kt_jax import checkpoint
 from kt_jax.checkpoint import content
+from kt_jax.checkpoint import place
 from kt_jax.cli import card
-from kt_jax.cli import place
 from kt_jax.cli import plan as plan_lib
 from kt_jax.cli import problems
 from kt_jax.cli import sources as sources_lib

@@ -31,6 +31,7 @@ from kt_jax.models.net import Arrays as Arrays
 from kt_jax.models.net import arrays as arrays
 from kt_jax.models.net import call as call
 from kt_jax.models.net import init as init
+from kt_jax.models.net import join as join
 from kt_jax.models.net import Net as Net
 from kt_jax.models.net import Output as Output
 from kt_jax.models.net import split as split

@@ -60,8 +60,9 @@ _VIT = _rules(
 class Config:
   """A JSON file whose every value is checked before it is used."""
 
-  def __init__(self, path):
-    self.path, self.values = path, safetensors.read_object(path)
+  def __init__(self, path, values=None):
+    self.path = path
+    self.values = safetensors.read_object(path) if values is None else values
 
   def get(self, key, default, valid, want) -> Any:
     value = self.values.get(key, default)

@@ -74,6 +74,11 @@ def split(model: nnx.Module) -> tuple[Net, Arrays, Arrays]:
   return net, *_arrays(net, state)
 
 
+def join(net: Net, params: Arrays, stats: Arrays) -> nnx.Module:
+  """The inverse of `split`: a model in evaluation mode, of the same arrays."""
+  return _merge(net, params, stats, False, None)
+
+
 def init(build: Callable[[], nnx.Module],
          shardings: Callable[[str], Any] | None = None
         ) -> tuple[Net, Arrays, Arrays]:

@@ -1,10 +1,11 @@
-"""Hugging Face image classifiers read into our networks.
+"""Hugging Face image classifiers and decoders read into our networks.
 
 The names of a checkpoint become paths of ours by a table of rules; what a rule
 does not know, or what no name fills, is an error and not a guess.
 """
 from collections.abc import Callable
 import functools
+import json
 import pathlib
 import re
 from typing import NamedTuple
@@ -14,9 +15,12 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.checkpoint import safetensors
+from kt_jax.models.decoder import Decoder
 from kt_jax.models import hf
+from kt_jax.models import hf_decoder
+from kt_jax.models import hf_names
 from kt_jax.models import net as net_lib
 
 _SHOWN = 8  # names in an error message
@@ -33,15 +37,22 @@ class Pretrained(NamedTuple):
   std: tuple[float, ...] | None
 
 
-def from_pretrained(directory) -> Pretrained:
-  """Reads a ResNet or ViT image classifier that Hugging Face saved.
+def from_pretrained(directory, dtype=None):
+  """Reads a network that Hugging Face saved: image classifier or decoder.
+
+  ResNet and ViT classifiers come as `Pretrained`. GPT-2, Llama, Mistral,
+  Qwen2, Qwen3, Gemma and Gemma 2 come as a `Decoder` in evaluation mode, whose
+  `hf` keeps config.json for `save_pretrained`.
 
   Args:
     directory: has `config.json`, `model.safetensors` or a sharded
       `model.safetensors.index.json`, and perhaps `preprocessor_config.json`.
+    dtype: of the weights. None: as the file has them; of image classifiers
+      float32.
 
   Returns:
-    `Pretrained`: the network, its arrays, and what its inputs should be.
+    `Pretrained`: the network, its arrays, and what its inputs should be; or a
+    `Decoder`.
 
   Raises:
     UserError: a file is missing or damaged, the architecture or an option is
@@ -52,8 +63,18 @@ def from_pretrained(directory) -> Pretrained:
     raise core.UserError(f'{directory}: has no config.json; a Hugging Face '
                          'directory with config.json and model.safetensors is '
                          'needed.')
+  if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+    raise core.UserError(f'dtype of weights must be floating-point or None, '
+                         f'got {dtype!r}.')
   config = hf.Config(directory / 'config.json')
-  kind = config.choice('model_type', None, list(hf.FAMILIES))
+  kind = config.choice('model_type', None,
+                       [*hf.FAMILIES, *hf_decoder.FAMILIES])
+  if kind in hf_decoder.FAMILIES:
+    return _decoder(directory, config, kind, dtype)
+  return _classifier(directory, config, kind, dtype or jnp.float32)
+
+
+def _classifier(directory, config, kind, dtype) -> Pretrained:
   architecture, make, sizes, rules = hf.FAMILIES[kind]
   config.get('architectures', [architecture],
              lambda v: v in (None, [architecture]), [architecture])
@@ -62,19 +83,58 @@ def from_pretrained(directory) -> Pretrained:
   classes = len(labels) or config.size('num_labels', 2)
   processor = directory / 'preprocessor_config.json'
   processor = hf.Config(processor) if processor.is_file() else None
-  tensors = safetensors.open_safetensors(directory)
+  tensors = checkpoint.open_tensors(directory)
   input_shape, kw = sizes(config, processor, len(tensors))
   mean, std = _moments(processor, input_shape[2])
   build = functools.partial(_build, make, classes, input_shape, kw)
+  net, params, stats = _abstract(build, config)
+  arrays = _read(tensors, rules, params | stats, directory, dtype)
+  return Pretrained(build, net, {k: arrays[k] for k in params},
+                    {k: arrays[k] for k in stats}, input_shape, classes, mean,
+                    std)
+
+
+def _decoder(directory, config, kind, dtype) -> Decoder:
+  tensors = checkpoint.open_tensors(directory)
+  classes, shape, kw = hf_decoder.from_config(config, kind, len(tensors))
+
+  def build():
+    model = _build(Decoder, classes, shape, kw)
+    model.hf = json.dumps(config.values)
+    return model
+  net, wanted, _ = _abstract(build, config)
+  places = {path: hf_names.place(kind, path) for path in wanted}
+  there = {hf_names.canonical(kind, name): name for name in tensors}
+  lacking = [path for path in wanted if places[path].name not in there]
+  used = {place.name for place in places.values()}
+  unknown = [name for key, name in there.items()
+             if key not in used and not hf_names.is_buffer(key)]
+  embed, head = (there.get(hf_names.place(kind, part).name)
+                 for part in ('embed/embedding', 'head/kernel'))
+  if kw['tied'] and head in unknown and embed:
+    if not np.array_equal(tensors[embed].array(),
+                          tensors[head].array()):
+      raise core.UserError(
+          f'{config.path}: tie_word_embeddings is true, but {head} differs '
+          f'from {embed}; set it to false to keep both.')
+    unknown.remove(head)
+  _check_fit(directory, unknown, lacking)
+  params = {}
+  for path, place in places.items():
+    name, shape = there[place.name], wanted[path].shape
+    params[path] = _array(
+        tensors, name, (1, 0) if place.turned else None,
+        shape, path, directory, dtype, place.third)
+  return net_lib.call(net, params, {}, lambda model: model)[0]
+
+
+def _abstract(build, config):
+  """`(net, params, stats)`, the arrays as shapes."""
   try:
     net = net_lib.abstract(build)
   except ValueError as e:
     raise core.UserError(f'{config.path}: {e}') from e
-  params, stats = jax.eval_shape(lambda: net_lib.init(build)[1:])
-  arrays = _read(tensors, rules, params | stats, directory)
-  return Pretrained(build, net, {k: arrays[k] for k in params},
-                    {k: arrays[k] for k in stats}, input_shape, classes, mean,
-                    std)
+  return net, *jax.eval_shape(lambda: net_lib.arrays(net, build()))
 
 
 def _build(make, classes, input_shape, kw):
@@ -101,7 +161,7 @@ def _moments(processor, channels):
   return scale(mean), scale(std)
 
 
-def _read(tensors, rules, wanted, directory) -> net_lib.Arrays:
+def _read(tensors, rules, wanted, directory, dtype) -> net_lib.Arrays:
   """Our path -> array, by `rules`; `wanted` has the shapes."""
   sources, unknown = {}, []
   for name in tensors:
@@ -114,27 +174,37 @@ def _read(tensors, rules, wanted, directory) -> net_lib.Arrays:
     elif path is not None:
       unknown.append(name)
   lacking = [path for path in wanted if path not in sources]
+  _check_fit(directory, unknown, lacking)
+  return {path: _array(tensors, *sources[path], wanted[path].shape, path,
+                       directory, dtype) for path in wanted}
+
+
+def _check_fit(directory, unknown, lacking):
   if unknown or lacking:
     raise core.UserError(
         f'{directory}: weights and config.json do not fit. In the weights '
         f'only: {_list(unknown)}. In the model only: {_list(lacking)}.')
-  return {path: _array(tensors, *sources[path], wanted[path].shape, path,
-                       directory) for path in wanted}
 
 
-def _array(tensors, name, axes, shape, path, directory) -> jax.Array:
-  got = tensors.shape(name)
+def _array(tensors, name, axes, shape, path, directory, dtype=None, third=None
+          ) -> jax.Array:
+  """One of ours; `dtype` None keeps its own. `third`: of its last axis."""
+  got = tensors[name].shape
   if axes and len(axes) == len(got):
     got = tuple(got[axis] for axis in axes)
+  if third is not None and got and got[-1] % 3 == 0:
+    got = *got[:-1], got[-1] // 3
   if got != shape:
     raise core.UserError(
         f'{directory}: {name} gives {path} the shape {got}; config.json asks '
         f'for {shape}.')
-  value = tensors[name]
+  value = tensors[name].array()
+  if third is not None:
+    value = np.split(value, 3, -1)[third]
   if not jnp.issubdtype(value.dtype, jnp.floating):
     raise core.UserError(f'{directory}: {name} is {value.dtype}; weights must '
                          'be floating-point.')
-  value = value.astype(np.float32)
+  value = value.astype(dtype or value.dtype, copy=False)
   if not np.isfinite(value).all():
     raise core.UserError(f'{directory}: {name} has values that are not finite.')
   return jnp.asarray(value.transpose(axes) if axes else value)

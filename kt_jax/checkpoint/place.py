@@ -117,7 +117,7 @@ def _locked(lock, out):
     except (BlockingIOError, FileNotFoundError):
       mine = False
     if not mine:  # or the one who had it has just removed it
-      raise core.UserError(f'{out}: another kt-merge is writing it.')
+      raise core.UserError(f'{out}: another process is writing it.')
     try:
       yield
     finally:
