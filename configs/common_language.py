@@ -219,7 +219,7 @@ def sized(depth: int, width: int, heads: int, **kw) -> dict:
                                       **kw))
 
 
-def distill_strings(paper: str, steps: int = 500) -> config_dict.ConfigDict:
+def distill_strings(paper: str, steps: int = 1000) -> config_dict.ConfigDict:
   """A `compare` of small decoders that learn string tasks from a larger one.
 
   The teacher is the same for all configs, so that it is trained once.

@@ -15,6 +15,7 @@ from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import merge
 from kt_jax.checkpoint import content
+from kt_jax.merge import select
 from kt_jax.merge import stream
 
 BF16 = ml_dtypes.bfloat16
@@ -106,6 +107,30 @@ def test_whole_model_is_one_trim():
   with pytest.raises(core.UserError, match='has one density'):
     streamed(merge.ties, base, models, [1.0, 1.0], whole_model=True,
              rules=[('w', dict(density=0.3)), ('', {})])
+
+
+@pytest.mark.parametrize('held', [2**22, 100])
+@pytest.mark.parametrize('name', ['rows', 'seen', 'unseen'])
+def test_threshold_of_a_tensor_that_is_sampled(monkeypatch, name, held):
+  """Its rows are alike, or the sample sees only what is large, or small."""
+  monkeypatch.setattr(select, '_HELD', held)
+  shape = 401, 999
+  delta = np.random.default_rng(0).normal(size=shape)
+  seen = np.zeros(delta.size, bool)
+  for start in select.spread(delta.size):
+    seen[start:start + select.STRETCH] = True
+  assert 0.3 < seen.mean() < 0.4
+  delta *= {'rows': np.arange(len(delta))[:, None] ** 2,
+            'seen': 1 + 99 * seen.reshape(shape),
+            'unseen': 100 - 99 * seen.reshape(shape)}[name]
+  base = {'w': np.zeros(shape, np.float32), 'x': np.ones(3, np.float32)}
+  tuned = {'w': delta.astype(np.float32), 'x': np.arange(3, dtype=np.float32)}
+  tree = merge.over_tree(merge.ties, base, [tuned], [1.0], density=0.5)
+  same_bits(streamed(merge.ties, base, [tuned], [1.0], density=0.5), tree)
+  bounds = merge.whole_model_bounds([(base[n], [tuned[n]]) for n in base], 0.5)
+  tree = merge.over_tree(merge.ties, base, [tuned], [1.0], bounds)
+  same_bits(streamed(merge.ties, base, [tuned], [1.0], density=0.5,
+                     whole_model=True), tree)
 
 
 @pytest.mark.parametrize('op, settings', [

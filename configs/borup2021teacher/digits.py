@@ -28,7 +28,8 @@ def get_config(variant: str = 'small'):
   r = common.digits_run()
   r.paper = 'borup2021teacher'
   r.data.update(validation=200, label_noise=0.3)
-  r.generations.update(count=5, first=('first',))
+  r.generations.update(count=dict(paper=6, tiny=2).get(variant, 5),
+                       first=('first',))
   r.terms.first = common.term('cross_entropy')
   r.terms.label = common.term('cross_entropy', weight=0.25)
   r.terms.self = common.term('kd', weight=0.75, teacher='previous',
@@ -39,7 +40,7 @@ def get_config(variant: str = 'small'):
   c.arms.fixed = common.arm()
   c.arms.chosen = common.arm(generations=dict(label='label', teacher='self'))
   c.seeds = tuple(range(5))
-  last = 'accuracy_4'
+  last = f'accuracy_{r.generations.count - 1}'
   c.claims.helps = common.claim('fixed', 'fixed', 'accuracy_1',
                                 than_metric='accuracy_0')
   c.claims.guidance = common.claim('fixed', 'without', last)
@@ -50,7 +51,6 @@ def get_config(variant: str = 'small'):
   if variant == 'paper':
     common.cifar100(r, 'resnet32', name='cifar10', validation=0.1)
     r.data.label_noise = 0.0
-    r.generations.count = 6
     r.optimizer = common.optimizer('adam', 1e-4)
     r.batch.size = 16
     r.loop.steps = 75 * 45000 // 16

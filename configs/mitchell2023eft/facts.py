@@ -17,12 +17,12 @@ def get_config(variant: str = 'small'):
   c.paper = 'mitchell2023eft'
   rows = dict(length=14, prompt=6)
   facts = dict(size=400, value_length=3)
-  dressed = dict(task='facts', prefix='<', suffix='>', uppercase=True)
+  dressed = dict(task='facts', prefix='<', suffix='>')
   plain = language.text(**rows)
-  plain.domains.facts = language.domain('task:facts', 4000, 100, 100,
+  plain.domains.facts = language.domain('task:facts', 400, 100, 100,
                                         disjoint=False, **facts)
   tuning = language.text(**rows)
-  tuning.domains.facts = language.domain('task:style', 1000, 200, 200,
+  tuning.domains.facts = language.domain('task:style', 200, 50, 150,
                                          kw=facts, **dressed)
   c.data = tuning
   c.pretrain.data = plain
@@ -34,7 +34,7 @@ def get_config(variant: str = 'small'):
     c.members[name] = language.member(by_seed=True,
                                       model=language.sized(*size))
     c.members[f'{name}_tuned'] = language.member(name, by_seed=True, **tune)
-  c.evaluate.responses = 200
+  c.evaluate.responses = 150
   c.evaluate.judge = 'experiments.language_measure:recall_and_style'
   for name in c.members:
     c.arms[name] = language.fusing(name)

@@ -30,7 +30,7 @@ def get_config(variant: str = 'small'):
   c.arms.start = common.arm('label', 'fkl', loop=dict(steps=1), optimizer=dict(
       learning_rate=0.0))
   c.arms.lora = common.arm('label', **lora(8))
-  for rank in (2, 8, 16):
+  for rank in (2, 8):
     c.arms[f'neo{rank}'] = common.arm('label', 'fkl', **lora(rank))
   c.baseline = 'full'
   c.claims['neo over lora'] = common.claim('neo8', 'lora', 'nll', lower=True)

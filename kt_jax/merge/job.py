@@ -3,6 +3,7 @@ from collections.abc import Mapping
 import functools
 from typing import Any, NamedTuple
 
+import jax
 from jax import numpy as jnp
 import numpy as np
 
@@ -14,6 +15,7 @@ from kt_jax.merge import select
 
 BLOCK = draw.BLOCK  # entries at a time; random numbers are drawn so too
 _SMALL = 2 ** 14  # the block of tensors up to this size
+_CHUNK = 2 ** 19  # the block where nothing hangs on its size: fits the cache
 _ALIGNMENT = 64  # JAX reads such a buffer in place
 
 
@@ -64,9 +66,9 @@ class Buffers:
     return self._held[slot][:need].view(dtype)
 
 
-def read_blocks(pool, job, start, stop):
+def read_blocks(pool, job, start, stop, size=BLOCK):
   """`(start, count, arrays)`, what is beyond the tensor being zero."""
-  size = _SMALL if job.base.size <= _SMALL else BLOCK
+  size = _SMALL if job.base.size <= _SMALL else size
   for at in range(start, stop, size):
     count = min(size, stop - at)
     blocks = []
@@ -78,14 +80,73 @@ def read_blocks(pool, job, start, stop):
     yield at, count, (blocks[0], tuple(blocks[1:]))
 
 
-def rows_of(pool, jobs, measure) -> select.Rows:
+class Rows(select.Rows):
   """What `measure` chooses from, over the tensors of all jobs."""
-  def read():
-    for job in jobs:
-      call = call_of(job, measure.entries)
-      for _, count, blocks in read_blocks(pool, job, 0, job.base.size):
-        yield np.asarray(call(*blocks, weight_of(job)))[:, :count]
-  return select.Rows(len(next(read())), sum(j.base.size for j in jobs), read)
+
+  def __init__(self, pool, jobs, measure):
+    self._pool, self._jobs, self._entries = pool, jobs, measure.entries
+    self._ends = np.cumsum([job.base.size for job in jobs])
+    self._sample = self._read_sample()
+    super().__init__(len(self._sample), int(self._ends[-1]), self._read)
+
+  def sample(self):
+    return self._sample
+
+  def marked(self, picks, low, high):
+    for count, *found in self._blocks(_marking(self._entries, tuple(picks)),
+                                      low, high):
+      yield [[np.asarray(x)[:count] for x in part] for part in found]
+
+  def _read(self):
+    for count, *rows in self._blocks(self._entries):
+      yield [np.asarray(row)[:count] for row in rows]
+
+  def _blocks(self, fn, *extras):
+    for job in self._jobs:
+      call = self._call(fn, job)
+      for _, count, blocks in read_blocks(self._pool, job, 0, job.base.size,
+                                          _CHUNK):
+        yield count, *call(*blocks, weight_of(job), *extras)
+
+  def _call(self, fn, job):
+    # No shape hangs on settings, so that tensors share programs.
+    return compiled.Compiled(_rounding(fn, job.cast), job.settings)
+
+  def _read_sample(self):
+    starts, found = select.spread(int(self._ends[-1])), []
+    for job, end in zip(self._jobs, self._ends):
+      first = end - job.base.size
+      spans = [(max(s, first) - first, min(s + select.STRETCH, end) - first)
+               for s in starts if first - select.STRETCH < s < end]
+      sources = [_gathered(x, spans) for x in (job.base, *job.models)]
+      count, call = sum(b - a for a, b in spans), self._call(self._entries, job)
+      for at in range(0, count, _SMALL):
+        base, *models = (x[at:at + _SMALL] for x in sources)
+        rows = call(base, tuple(models), weight_of(job))
+        found.append(np.stack([np.asarray(row)[:count - at] for row in rows]))
+    return np.concatenate(found, axis=1)
+
+
+def _gathered(source, spans):
+  """Stretches of entries side by side, and zeros up to a whole block."""
+  count, at = sum(b - a for a, b in spans), 0
+  out = np.zeros(count + -count % _SMALL, source.dtype)
+  for start, stop in spans:
+    source.read(int(start), out[at:at + stop - start])
+    at += stop - start
+  return out
+
+
+@functools.lru_cache(maxsize=64)  # as `_rounding`
+def _marking(entries, picks):
+  """`select.Rows.marked` of a block, in one program."""
+  def mark(base, models, weight, low, high, **settings):
+    bits = [jax.lax.bitcast_convert_type(row, np.int32)
+            for row in entries(base, models, weight, **settings)]
+    chosen = [bits[row] for row in picks]
+    return (bits, [x > high[n] for n, x in enumerate(chosen)],
+            [(x >= low[n]) & (x <= high[n]) for n, x in enumerate(chosen)])
+  return mark
 
 
 def call_of(job, measure=None) -> compiled.Compiled:

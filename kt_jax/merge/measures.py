@@ -39,7 +39,8 @@ def magnitude_bounds(
     `[T, 2]` in the dtype of the deltas: at least float32. Exact; `[0, inf]` at
     density 1, so that NaN stays too.
   """
-  deltas = _entries(base, models, weight, **settings)
+  del weight, settings
+  deltas = jnp.abs(core.to_float(models) - core.to_float(base))
   low, high = bounds(deltas, per_model('density', density, len(models)),
                      per_model('gamma', gamma, len(models)),
                      tuple(range(1, models.ndim)))
@@ -50,7 +51,7 @@ def bounds_unless(density: float, gamma: float = 0.0) -> Callable:
   """`magnitude_bounds` with the defaults of an operator.
 
   The measure has the two parts of one that chooses from all entries:
-  `entries(base, models, weight, **settings) -> [T, ...]` and, on the host,
+  `entries(base, models, weight, **settings)`, T arrays, and, on the host,
   `choose(rows, **settings) -> [T, 2]`, with the same result.
   """
   defaults = dict(density=density, gamma=gamma)
@@ -198,6 +199,7 @@ def _clamp(xp, low, high, keep, drop, density):
 
 
 def _entries(base, models, weight=None, **settings):
-  """`[T, ...]` magnitudes of the deltas."""
+  """T arrays, magnitudes of the deltas; of one array XLA makes slower loops."""
   del weight, settings
-  return jnp.abs(core.to_float(models) - core.to_float(base))
+  return [jnp.abs(core.to_float(model) - core.to_float(base))
+          for model in models]

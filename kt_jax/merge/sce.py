@@ -30,7 +30,7 @@ def variance_bound(base: jax.Array, models: jax.Array, weight=None, *,
 
 def _entries(base, models, weight=None, **settings):
   del weight, settings
-  return _variance(base, models)[None]
+  return [_variance(base, models)]
 
 
 def _choose(rows, *, select_topk=1.0, **settings):

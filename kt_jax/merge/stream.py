@@ -98,9 +98,11 @@ def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
 
   # One thread of XLA's each: the workers are the parallelism.
   with futures.ThreadPoolExecutor(threads) as pool:
+    first, *rest = [task for job in sorted(jobs, key=lambda j: -j.base.size)
+                    for task in _tasks(job, key)] or [None]
+    # A small one beside the largest, so that both kernels compile at once.
     pending = [pool.submit(work, task)
-               for job in sorted(jobs, key=lambda j: -j.base.size)
-               for task in _tasks(job, key)]
+               for task in [first, *rest[-1:], *rest[:-1]] if task]
     try:
       for done in futures.as_completed(pending):
         done.result()
@@ -131,7 +133,7 @@ def _measure_together(jobs):
           f'whole_model: {job.name!r} has other settings or models than '
           f'{first.name!r}; a trim of the whole model has one density.')
   for name, measure in measures.items():
-    known[name] = measure.choose(job_lib.rows_of(pool, asked, measure),
+    known[name] = measure.choose(job_lib.Rows(pool, asked, measure),
                                  **first.settings)
   return [job._replace(known=known) if job in asked else job for job in jobs]
 
@@ -206,7 +208,7 @@ def _pieces(pool, *, job, key, start, stop):
 def _measured(pool, job, measure, known):
   """What `measure` gives of the whole tensor."""
   if hasattr(measure, 'choose'):  # from a value or a few of every entry
-    return measure.choose(job_lib.rows_of(pool, [job], measure), **job.settings)
+    return measure.choose(job_lib.Rows(pool, [job], measure), **job.settings)
   call = job_lib.call_of(job, measure)
   # A measure may read those before it.
   takes = inspect.signature(measure).parameters
