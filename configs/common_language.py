@@ -79,6 +79,7 @@ def pretrain_lm(experiment: str = 'pretrain_lm') -> config_dict.ConfigDict:
       responses=0,  # prompts of each domain that are answered; 0 none
       samples=0,  # texts of report.md, on which teachers judge a model
       temperature=1.0)  # of those
+  c.export = False  # also writes a Hugging Face directory, WORKDIR/hf
   c.train = dict(accumulate=1, compute_dtype='float32', ema=0.0,
                  bits=0)  # of the matrices, straight through; 0 as they are
   c.mesh = dict(data=-1, model=1)
@@ -219,10 +220,12 @@ def sized(depth: int, width: int, heads: int, **kw) -> dict:
                                       **kw))
 
 
-def distill_strings(paper: str, steps: int = 1000) -> config_dict.ConfigDict:
+def distill_strings(paper: str, steps: int = 500) -> config_dict.ConfigDict:
   """A `compare` of small decoders that learn string tasks from a larger one.
 
-  The teacher is the same for all configs, so that it is trained once.
+  Teacher and starts are the same for all configs, so that they are trained
+  once. From fresh ones a student's answers hang on when it gets the knack of a
+  task, by chance, more than on the loss.
   """
   r = distill_lm()
   r.paper = paper
@@ -233,6 +236,10 @@ def distill_strings(paper: str, steps: int = 1000) -> config_dict.ConfigDict:
   r.members.teacher = member(model=sized(3, 96, 4))
   r.teachers.teacher = token_teacher('teacher')
   r.model = config_dict.ConfigDict(sized(2, 32, 2))
+  r.members.student = member(by_seed=True, model=sized(2, 32, 2),
+                             loop=dict(steps=1500))
+  r.start = 'student'
+  r.optimizer.learning_rate = 1e-3
   r.batch.size = 64
   r.loop.update(steps=steps, log_every=50)
   r.evaluate.update(responses=200, samples=100)

@@ -18,6 +18,7 @@ from kt_jax import data
 from experiments import bench_distill
 from experiments import bench_generate
 from experiments import bench_lm_loss
+from experiments import bench_lm_step
 from experiments import bench_loop
 from experiments import bench_merge
 from experiments import bench_population
@@ -28,7 +29,7 @@ from experiments import pretrain
 MEASURES = {'startup': bench_startup, 'loop': bench_loop,
             'distill': bench_distill, 'merge': bench_merge,
             'population': bench_population, 'lm_loss': bench_lm_loss,
-            'generate': bench_generate}
+            'lm_step': bench_lm_step, 'generate': bench_generate}
 OWN = ('measure', 'repeats', 'workloads', 'platform', 'threads', 'batches',
        'warmup', 'seconds', 'losses', 'maps', 'experts', 'genomes',
        'batch_sizes')

@@ -1,5 +1,5 @@
 """Decoders that a config names: given, or trained once and kept."""
-import copy
+import json
 
 import jax
 
@@ -9,6 +9,8 @@ from kt_jax import models
 from kt_jax import train
 from experiments import pool
 from experiments import pretrain_lm
+
+_CHECKED = {}
 
 
 def member_config(config, name: str):
@@ -70,9 +72,13 @@ def check(config, names) -> list[train.Report]:
       name = config.members[name].start
   reports = []
   for name in order[::-1]:
-    found, spec = copy.deepcopy(member_config(config, name)), (
-        config.members[name])
-    start = abstract(config, spec.start) if spec.start else None
-    reports += [r._replace(name=f'pretrain {name}')
-                for r in pretrain_lm.check(found, start)]
+    key = json.dumps([config.pretrain.to_json(), config.members.to_json(), name,
+                      config.seed])
+    if key not in _CHECKED:  # arms of a comparison have them in common
+      start = config.members[name].start
+      _CHECKED[key] = [
+          r._replace(name=f'pretrain {name}') for r in pretrain_lm.check(
+              member_config(config, name),
+              abstract(config, start) if start else None)]
+    reports += _CHECKED[key]
   return reports

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
+from kt_jax import models
 from kt_jax import train
 from experiments import language_measure
 from experiments import pretrain
@@ -107,6 +108,8 @@ def run(config, workdir, setup=setup):
       if made.judges:
         metrics |= _behind(measure, made, metrics)
       metrics |= _ends(workdir, 'accepted')
+      if config.export:
+        _export(config, session, made.tokenizer, model, workdir)
       writer.write(steps, 'test', metrics)
   train.curves(workdir)
   checkpoint.write_json(workdir / 'card.json', card | dict(
@@ -125,6 +128,14 @@ def _report(workdir, measure, made, model):
       workdir / 'report.md', 'What stands after | is drawn.\n\n'
       + say('Before', old) + '\n' + say('After', new))
   return metrics
+
+
+def _export(config, session, tokenizer, model, workdir):
+  """The model as a Hugging Face directory, the tokenizer's files with it."""
+  folder = None if tokenizer.name == 'characters' else tokenizer.name
+  params = train.quantize(model['params'], config.train.bits)
+  models.save_pretrained(models.join(session.net, params, model['stats']),
+                         workdir / 'hf', folder)
 
 
 def _behind(measure, made, ours):

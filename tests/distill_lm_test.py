@@ -23,10 +23,18 @@ ROW = dict(length=16, prompt=8)
 
 @pytest.fixture(scope='module', autouse=True)
 def cache(tmp_path_factory):
-  """One pool for all: members are trained once."""
+  """One pool for all: members are trained once, and equal steps compiled."""
+  folder = tmp_path_factory.mktemp('cache')
+  before = {n: getattr(jax.config, n) for n in (
+      'jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs',
+      'jax_persistent_cache_min_entry_size_bytes')}
   with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('KT_JAX_CACHE', str(tmp_path_factory.mktemp('cache')))
+    patch.setenv('KT_JAX_CACHE', str(folder))
+    for name, value in zip(before, (str(folder / 'compiled'), 0.2, -1)):
+      jax.config.update(name, value)
     yield
+  for name, value in before.items():
+    jax.config.update(name, value)
 
 
 def small(c):
@@ -228,6 +236,34 @@ def test_lora_moves_nothing_else(tmp_path):
   step2, step4 = (params(tmp_path / 'run', s) for s in (2, 4))
   moved = {n for n in step2 if (step2[n] != step4[n]).any()}
   assert moved and all('/lora_' in n for n in moved)
+
+
+def test_checkpoints_are_exported_and_merged(tmp_path):
+  """kt-merge takes runs and what they export; both means are the same."""
+  from kt_jax.cli import main as kt_merge
+  for seed in (0, 1):
+    c = small(language.pretrain_lm())
+    c.seed, c.export = seed, True
+    c.loop.steps = 2
+    pretrain_lm.run(c, tmp_path / str(seed))
+  found = []
+  for name in ('{}', '{}/hf'):
+    recipe, out = tmp_path / 'recipe.yml', tmp_path / f'out{len(found)}'
+    recipe.write_text(json.dumps(dict(
+        merge_method='linear', dtype='float32', models=[
+            dict(model=str(tmp_path / name.format(seed)),
+                 parameters=dict(weight=0.5)) for seed in (0, 1)])))
+    assert kt_merge.main(['--quiet', str(recipe), str(out)]) == 0
+    found.append(out)
+  merged = models.from_pretrained(found[1])
+  want = {n: (params(tmp_path / '0')[n] + params(tmp_path / '1')[n]) / 2
+          for n in params(tmp_path / '0')}
+  same(want, models.split(merged)[1], rtol=1e-6, atol=1e-7)
+  raw = checkpoint.open_safetensors(found[0])
+  same(want, {n: raw[f'params/{n}'] for n in want}, rtol=1e-6,
+       atol=1e-7)
+  arrays = data.load_text(c.data).test
+  assert merged(arrays.tokens).shape == (*arrays.tokens.shape, 99)
 
 
 def test_domains_follow_the_gap(tmp_path):

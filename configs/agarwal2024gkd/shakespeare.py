@@ -4,7 +4,8 @@ r"""Distillation on the student's own text (GKD), tiny Shakespeare.
       --config configs/agarwal2024gkd/shakespeare.py:small
 
 needs tinyshakespeare.txt (`--config.run.data.data_dir=FOLDER`). report.md has
-texts before and after; `kt-merge` takes the workdirs under runs/ as models.
+texts before and after; the folders runs/*/hf are models for `kt-merge` and for
+transformers.
 """
 from configs import common
 from configs import common_language as language
@@ -28,6 +29,7 @@ def get_config(variant: str = 'small'):
   r.model = language.config_dict.ConfigDict(language.sized(2, 32, 2))
   r.loop.update(steps=200, log_every=20)
   r.evaluate.samples = 200
+  r.export = True
   r.optimizer.learning_rate = 1e-3
   r.terms = language.config_dict.ConfigDict()
   for name, loss, kw in (('fkl', 'kd', dict(temperature=1.0)),
@@ -41,6 +43,8 @@ def get_config(variant: str = 'small'):
   c.arms.mixed = common.arm('fkl', sampling=dict(source='mixed'))
   c.arms.own_jsd = common.arm('jsd', sampling=own)
   c.arms.own_rkl = common.arm('rkl', sampling=own)
+  c.arms.data_jsd = common.arm('jsd')
+  c.arms.data_rkl = common.arm('rkl')
   c.arms.minillm = common.arm('minillm', sampling=dict(source='blend',
                                                        share=0.2))
   c.baseline = 'data'
@@ -48,6 +52,9 @@ def get_config(variant: str = 'small'):
   for name in ('own', 'mixed', 'own_jsd', 'own_rkl', 'minillm'):
     c.claims[f'{name} over data'] = common.claim(name, 'data', judged,
                                                  lower=True)
+  for loss in ('jsd', 'rkl'):
+    c.claims[f'own over data, {loss}'] = common.claim(
+        f'own_{loss}', f'data_{loss}', judged, lower=True)
   c.claims['reverse KL is sharper'] = common.claim(
       'own_rkl', 'own', 'sample_own_nll', lower=True)
   return language.variant(c, variant, VARIANTS)

@@ -20,6 +20,7 @@ def get_config(variant: str = 'small'):
       by_seed=True, model=r.model.to_dict(), data=language.strings(
           tasks=old).to_dict(), loop=dict(steps=1000))
   r.start = 'base'
+  r.optimizer.learning_rate = 3e-3
   for name in old:  # never drawn, but tested
     r.data.domains[name].share = 0.0
   r.teachers = dict(initial=language.token_teacher(kind='initial'))

@@ -15,9 +15,6 @@ VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 def get_config(variant: str = 'small'):
   c = language.distill_strings('kim2024promptkd', steps=300)
   r = c.run
-  r.members.tuned = language.member(
-      by_seed=True, model=r.model.to_dict(), loop=dict(steps=300))
-  r.start = 'tuned'
   r.sampling.source = 'student'
   r.teachers.prompted = language.token_teacher(
       kind='prompted', of='teacher', module='prompt')

@@ -19,6 +19,7 @@ def get_config(variant: str = 'small'):
       by_seed=True, model=r.model.to_dict(), data=language.strings(
           tasks=('upper', 'sort', 'recall')).to_dict(), loop=dict(steps=600))
   r.start = 'student'
+  r.optimizer.learning_rate = 3e-3
   r.terms.label = language.token_term('cross_entropy')
   r.terms.fkl.weight = 0.2
   r.mixture.update(smoothing=0.5, limit=4.0, rows=100)

@@ -18,6 +18,7 @@ def get_config(variant: str = 'small'):
   r.members.weak = language.member(
       by_seed=True, model=r.model.to_dict(), loop=dict(steps=150))
   r.start = 'weak'
+  r.optimizer.learning_rate = 3e-3
   # A fifth of the vocabulary; both draw at temperature 1.
   r.sampling.update(accept=20)
   c.arms.on_policy = common.arm('fkl', sampling=dict(source='student'))

@@ -20,6 +20,7 @@ def get_config(variant: str = 'small'):
       by_seed=True, model=r.model.to_dict(), data=language.strings(
           tasks=known).to_dict(), loop=dict(steps=800))
   r.start = 'student'
+  r.optimizer.learning_rate = 3e-3
   r.terms.label = language.token_term('cross_entropy', 0.5)
   r.terms.fkl.weight = 0.5
   c.arms = {}

@@ -287,14 +287,19 @@ def _check_terms(config, stage, info):
 def _with_fresh_lora(net, build, start):
   """`(params, stats)` with the low-rank updates that they lack."""
   params, stats = start
-  made, _ = jax.jit(lambda: models.arrays(net, build()))()
-  lacking = [n for n in made if n not in params]
+  make = lambda: models.arrays(net, build())[0]
+  want = jax.eval_shape(make)
+  lacking = [n for n in want if n not in params]
   odd = [n for n in lacking if '/lora_' not in n] + [
       n for n, v in params.items()
-      if n not in made or v.shape != made[n].shape]
+      if n not in want or v.shape != want[n].shape]
   if odd:
     raise core.UserError(f'The start does not fit config.model: {odd[:4]}.')
-  return params | {n: made[n] for n in lacking}, stats
+  if lacking:
+    abstract = isinstance(next(iter(params.values())), jax.ShapeDtypeStruct)
+    made = want if abstract else jax.jit(make)()
+    params = params | {n: made[n] for n in lacking}
+  return params, stats
 
 
 def _held(forward, pattern):

@@ -1,0 +1,38 @@
+r"""A distillation step of a small decoder over its parts.
+
+  python -m experiments.run --config configs/bench/lm_step.py:small \
+      --workdir runs/bench_lm_step
+
+Target: a KD step takes no more than 1.2 times the teacher's forward pass and a
+step on labels.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '3 min, 2 cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  if variant not in VARIANTS:
+    raise common.unknown_variant(variant, *VARIANTS)
+  tiny = variant == 'tiny'
+  c = common.supervised('bench')
+  c.measure = 'lm_step'
+  c.repeats = 1 if tiny else 7  # turns
+  c.workloads = {}
+  for name, rows, length, student, teacher in (
+      ('characters', 32, 64, (2, 48, 4), (3, 96, 4)),
+      ('wider', 8, 128, (4, 128, 4), (6, 256, 8))):
+    if tiny:
+      rows, length, student, teacher = 2, 8, (1, 8, 2), (1, 8, 2)
+    r = language.distill_lm()
+    r.data = language.text(length=length)
+    r.data.domains.any = language.domain('task:add', 1)
+    r.pretrain.data = r.data
+    r.batch.size = rows
+    r.model = language.config_dict.ConfigDict(language.sized(*student))
+    r.members.teacher = language.member(model=language.sized(*teacher))
+    r.teachers.teacher = language.token_teacher('teacher')
+    r.terms.kd = language.token_term('kd', teacher='teacher', temperature=1.0)
+    c.workloads[name] = dict(run=r, steps=1 if tiny else 10, chunk=512)
+  return c
