@@ -1,4 +1,5 @@
 """Decoders that a config names: given, or trained once and kept."""
+import copy
 import json
 
 import jax
@@ -18,9 +19,16 @@ def member_config(config, name: str):
   if name not in config.members:
     raise core.UserError(core.nearest('member', name, config.members))
   spec = config.members[name]
-  found = pool.changed(config.pretrain, spec.changes,
+  changes = copy.deepcopy(spec.changes).unlock()
+  domains = None
+  if 'domains' in changes.get('data', {}):  # in place of those, not beside them
+    domains = changes.data.domains
+    del changes.data.domains
+  found = pool.changed(config.pretrain, changes,
                        f'config.members.{name}.changes')
   with found.unlocked():
+    if domains is not None:
+      found.data.domains = domains
     if spec.by_seed:
       found.seed = config.seed
     if spec.start and 'model' not in spec.changes:

@@ -3,8 +3,9 @@ r"""Domains sampled by how far the student is behind (DDK).
   python -m experiments.run --workdir runs/ddk \
       --config configs/liu2024ddk/strings.py:small
 
-The student was trained on all tasks but `reverse`. `noise`, whose responses
-cannot be known, is there to see whether it absorbs the sampling.
+The student was trained on all tasks but `reverse`, the teacher on all. `noise`,
+whose responses cannot be known, is there to see whether it absorbs the
+sampling.
 """
 from configs import common
 from configs import common_language as language
@@ -19,6 +20,8 @@ def get_config(variant: str = 'small'):
       by_seed=True, model=r.model.to_dict(), data=language.strings(
           tasks=('upper', 'sort', 'recall')).to_dict(), loop=dict(steps=600))
   r.start = 'student'
+  for part in (r, r.pretrain):
+    part.data.domains.noise = language.domain('task:noise', 8000, 200, 200)
   r.optimizer.learning_rate = 3e-3
   r.terms.label = language.token_term('cross_entropy')
   r.terms.fkl.weight = 0.2

@@ -3,8 +3,9 @@ r"""Up-scaling: what a large model knows in the form that a small one learned.
   python -m experiments.run --workdir runs/eft \
       --config configs/mitchell2023eft/facts.py:small
 
-Facts are learned in pretraining, which the small model has no room for; the
-form of the answer in tuning, on half of the facts. The others are asked for.
+Facts are learned in pretraining, which the small model has no room for; three
+times out of four they are told without `<` and `>`. Tuning, on half of the
+facts, always has these; the other facts are asked for.
 """
 from configs import common
 from configs import common_language as language
@@ -19,8 +20,10 @@ def get_config(variant: str = 'small'):
   facts = dict(size=400, value_length=3)
   dressed = dict(task='facts', prefix='<', suffix='>')
   plain = language.text(**rows)
-  plain.domains.facts = language.domain('task:facts', 400, 100, 100,
-                                        disjoint=False, **facts)
+  told = lambda source, share, **kw: language.domain(
+      source, 400, 100, 100, share=share, disjoint=False, **kw)
+  plain.domains.facts = told('task:facts', 3.0, **facts)
+  plain.domains.dressed = told('task:style', 1.0, kw=facts, **dressed)
   tuning = language.text(**rows)
   tuning.domains.facts = language.domain('task:style', 200, 50, 150,
                                          kw=facts, **dressed)

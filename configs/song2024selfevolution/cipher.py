@@ -16,10 +16,12 @@ def get_config(variant: str = 'small'):
   c = language.distill_strings('song2024selfevolution')
   r = c.run
   for part in (r, r.pretrain):
-    part.data = language.text(length=40, prompt=25)
+    part.data = language.text(length=38, prompt=22)
     for key in range(2):
       part.data.domains[f'cipher{key}'] = language.domain(
-          'task:substitution', 4000, 200, 200, key=key, shortest=1, longest=1)
+          'task:shift', 2000, 200, 200, key=3 + key, shortest=1, longest=2)
+  r.pretrain.loop.steps = 1500
+  r.members.student.changes.loop.steps = 800
   evolve = lambda **kw: language.token_term('self_evolution_kd',
                                             teacher='teacher', **kw)
   for name, term in dict(

@@ -3,7 +3,7 @@ r"""Speculative distillation (SKD) against fixed and on-policy data.
   python -m experiments.run --workdir runs/skd \
       --config configs/xu2024skd/strings.py:small
 
-The student starts weak: 150 updates on labels. All arms see the same prompts
+The student starts weak: 1000 updates on labels. All arms see the same prompts
 and make the same updates by forward KL.
 """
 from configs import common
@@ -13,12 +13,11 @@ VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = language.distill_strings('xu2024skd', steps=400)
+  c = language.distill_strings('xu2024skd', steps=600)
   r = c.run
   r.members.weak = language.member(
-      by_seed=True, model=r.model.to_dict(), loop=dict(steps=150))
+      by_seed=True, model=r.model.to_dict(), loop=dict(steps=1000))
   r.start = 'weak'
-  r.optimizer.learning_rate = 3e-3
   # A fifth of the vocabulary; both draw at temperature 1.
   r.sampling.update(accept=20)
   c.arms.on_policy = common.arm('fkl', sampling=dict(source='student'))
