@@ -13,7 +13,7 @@ from experiments import run as launcher
 FILES = configs.files()
 NAMES = [f.relative_to(configs.ROOT).as_posix() for f in FILES]
 RUNS = ['configs/basic/pretrain.py', 'configs/roth2024fantastic/digits.py',
-        'configs/zhao2023limits/tabular.py']
+        'configs/zhao2023limits/tabular.py', 'configs/mitchell2023eft/facts.py']
 if os.environ.get('KT_JAX_ALL_CONFIGS'):
   RUNS = NAMES
 

@@ -5,6 +5,8 @@ r"""New text without forgetting, by swapped logits (Mix-CPT).
 
 A decoder that knows two tasks goes on with two others; its frozen start is the
 teacher. Test text has all four; the two that it knew say what it forgot.
+
+`small` was not run yet.
 """
 from configs import common
 from configs import common_language as language

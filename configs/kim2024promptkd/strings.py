@@ -5,6 +5,8 @@ r"""A teacher whose prompt learns what the student can take in (PromptKD).
 
 All three gradients of an update are taken at one point; in the paper the prompt
 moves first.
+
+`small` was not run yet.
 """
 from configs import common
 from configs import common_language as language

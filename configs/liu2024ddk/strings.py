@@ -6,6 +6,12 @@ r"""Domains sampled by how far the student is behind (DDK).
 The student was trained on all tasks but `reverse`, the teacher on all. `noise`,
 whose responses cannot be known, is there to see whether it absorbs the
 sampling.
+
+Here, `small`, mean paired difference +- its standard error:
+
+  average no worse (nll): -0.0028 +- 0.0420, undecided
+  mean of domains (ratio_mean): -0.4086 +- 0.1405, holds
+  worst domain (ratio_worst): -3.0347 +- 0.6522, holds
 """
 from configs import common
 from configs import common_language as language

@@ -6,6 +6,14 @@ r"""Up-scaling: what a large model knows in the form that a small one learned.
 Facts are learned in pretraining, which the small model has no room for; three
 times out of four they are told without `<` and `>`. Tuning, on half of the
 facts, always has these; the other facts are asked for.
+
+Here, `small`, mean paired difference +- its standard error:
+
+  both, over ensemble (exact): -0.0422 +- 0.0059, fails
+  both, over large (exact): +0.9533 +- 0.0038, holds
+  both, over small_tuned (exact): +0.9467 +- 0.0077, holds
+  recall nearer to the large: +0.9022 +- 0.0118, holds
+  style within 5 points of the small tuned: +0.0667 +- 0.0067, holds
 """
 from configs import common
 from configs import common_language as language

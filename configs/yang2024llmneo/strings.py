@@ -4,6 +4,12 @@ r"""Distillation into low-rank updates (LLM-Neo) against all weights.
       --config configs/yang2024llmneo/strings.py:small
 
 The student knows two tasks; it is to learn two others, which the teacher knows.
+
+Here, `small`, mean paired difference +- its standard error:
+
+  neo over lora (nll): +0.0671 +- 0.1107, undecided
+  neo over the start (nll): -5.5001 +- 0.3024, holds
+  neo within a tenth of a nat of full (nll): +0.5661 +- 0.1574, fails
 """
 from configs import common
 from configs import common_language as language
