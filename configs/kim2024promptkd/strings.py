@@ -21,6 +21,7 @@ def get_config(variant: str = 'small'):
   r.teachers.prompted = language.token_teacher(
       kind='prompted', of='teacher', module='prompt')
   r.modules.prompt = common.module('SoftPrompt', count=7)
+  r.terms = language.config_dict.ConfigDict()
   rkl = lambda **kw: language.token_term('reverse_kl', **kw)
   r.terms.plain = rkl(teacher='teacher')
   r.terms.student = rkl(teacher='prompted', trains=('student',))
