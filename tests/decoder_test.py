@@ -42,10 +42,11 @@ def filled(classes=V, **kw):
                          **kw)
   net, rng = models.abstract(build), np.random.default_rng(0)
   shapes = jax.eval_shape(lambda: models.arrays(net, build())[0])
-  return net, {
-      name: jnp.asarray(
-          0.25 * rng.normal(size=x.shape) + name.endswith('scale'), x.dtype)
-      for name, x in shapes.items()}
+  with jax.ensure_compile_time_eval():  # some tests ask for it while tracing
+    return net, {
+        name: jnp.asarray(
+            0.25 * rng.normal(size=x.shape) + name.endswith('scale'), x.dtype)
+        for name, x in shapes.items()}
 
 
 @functools.cache

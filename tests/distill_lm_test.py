@@ -23,18 +23,10 @@ ROW = dict(length=16, prompt=8)
 
 @pytest.fixture(scope='module', autouse=True)
 def cache(tmp_path_factory):
-  """One pool for all: members are trained once, and equal steps compiled."""
-  folder = tmp_path_factory.mktemp('cache')
-  before = {n: getattr(jax.config, n) for n in (
-      'jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs',
-      'jax_persistent_cache_min_entry_size_bytes')}
+  """One pool for all: members are trained once."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('KT_JAX_CACHE', str(folder))
-    for name, value in zip(before, (str(folder / 'compiled'), 0.2, -1)):
-      jax.config.update(name, value)
+    patch.setenv('KT_JAX_CACHE', str(tmp_path_factory.mktemp('cache')))
     yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 def small(c):
