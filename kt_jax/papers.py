@@ -587,7 +587,7 @@ PAPERS = {
         'Fusion',
         2024, '2406.15480',
         ('fuse.dynamic_logit_fusion',),
-        ('configs/fan2024dlf/strings.py',), 'run',
+        ('configs/fan2024dlf/strings.py',), 'checked',
         'the grid of the paper, and its minimum exactly, against scipy'),
     'shing2025taid': Paper(
         'TAID: Temporally Adaptive Interpolated Distillation for Efficient '
@@ -602,7 +602,8 @@ PAPERS = {
         2024, '2412.15303',
         ('losses.self_evolution_kd',),
         ('configs/song2024selfevolution/cipher.py',), 'run',
-        'what the paper leaves open is ours'),
+        'what the paper leaves open is ours; over KL holds, over random tokens '
+        'undecided'),
     'ding2025topkld': Paper(
         'Dissecting Bit-Level Scaling Laws in Quantizing Vision Generative '
         'Models',

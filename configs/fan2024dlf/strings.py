@@ -6,6 +6,8 @@ r"""Dynamic logit fusion against a fixed weight.
 The bases learned tasks whose responses are dressed one way or another; three
 small experts were tuned, each on one task with one way to dress it. The large
 base was not.
+
+`small` was not run to its end yet.
 """
 from configs import common
 from configs import common_language as language
