@@ -13,7 +13,6 @@ import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax import data
 from kt_jax import fuse
 from kt_jax import losses
 from kt_jax import models

@@ -4,9 +4,9 @@ Responses come from the data, or are drawn within each step; frozen teachers
 run beside the student, or what they say of the data is read from disk.
 """
 import jax
-import numpy as np
 
 from kt_jax import core
+from kt_jax import procedures
 from kt_jax import train
 from experiments import language_measure
 from experiments import members
@@ -38,6 +38,7 @@ def setup(config, workdir) -> pretrain_lm.Setup:
   """Everybody of a config, on the text."""
   check(config)  # names and shapes first: teachers may take long
   splits, tokenizer = pretrain_lm.load(config)
+  _check_prompts(config, splits)
   teachers = _teachers(config, workdir)
   start = members.load(config, config.start, workdir) if config.start else None
   sizes = token_cache.sizes(config, teachers)
@@ -96,14 +97,19 @@ def _check_options(config):
     raise core.UserError('evaluate.responses needs prompts: set data.prompt.')
 
 
+def _check_prompts(config, splits):
+  """Refuses rows whose prompts could not be continued."""
+  prompt, rows = config.data.prompt, splits.train
+  if config.sampling.source != 'data' and (
+      rows.segments.max() > 1 or rows.targets[:, :prompt].any()):
+    raise core.UserError(
+        f'sampling.source {config.sampling.source!r} continues prompts, but '
+        'some rows hold documents that begin anywhere: use pairs or continuous '
+        'text.')
+
+
 def _remix(config, made):
-  """Shares of the domains by perplexity ratios (liu2024ddk).
-
-    r <- a r e^rho / sum(r e^rho) + (1 - a) / N,   first r = softmax(rho),
-
-  where rho is the student's perplexity over its teacher's, at most
-  `mixture.limit`.
-  """
+  """`procedures.domain_shares` of the held-out text."""
   rows = language_measure.first_rows(made.splits.validation,
                                      config.mixture.rows)
   names = list(rows.domains)
@@ -113,14 +119,10 @@ def _remix(config, made):
   theirs = say(score, teacher)
 
   def remix(model, step, shares):
-    rho = np.minimum(language_measure.mean_ratio(
-        say(made.session.predict, model), theirs, names), config.mixture.limit)
-    before = np.array([shares[n] for n in names]) if step else np.ones(
-        len(names))
-    new = before * np.exp(rho)
-    new /= new.sum()
-    if step:
-      a = 1 - config.mixture.smoothing
-      new = a * new + (1 - a) / len(names)
-    return dict(zip(names, new.tolist()))
+    ratios = language_measure.mean_ratio(
+        say(made.session.predict, model), theirs, names)
+    return dict(zip(names, procedures.domain_shares(
+        ratios, [shares[n] for n in names] if step else None,
+        smoothing=config.mixture.smoothing,
+        limit=config.mixture.limit).tolist()))
   return remix

@@ -3,7 +3,6 @@ import collections
 from typing import Any, NamedTuple
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import data

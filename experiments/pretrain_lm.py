@@ -195,10 +195,10 @@ def fitting(trained, info):
 def open_stream(config, arrays, mesh, lookup=None):
   """The batches of a config that this process loads."""
   given = dict(batch_size=config.batch.size, seed=config.seed,
-               rows=train.rows(mesh, config.batch.size))
+               rows=train.rows(mesh, config.batch.size), lookup=lookup)
   if len(arrays.domains) > 1:
     return data.mixed_stream(arrays, shares=arrays.domains, **given)
-  return data.stream(arrays, lookup=lookup, **given)
+  return data.stream(arrays, **given)
 
 
 def describe(config, session, batch):

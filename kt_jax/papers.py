@@ -649,7 +649,7 @@ PAPERS = {
     'liu2024ddk': Paper(
         'DDK: Distilling Domain Knowledge for Efficient Large Language Models',
         2024, '2407.16154',
-        ('losses.kd',),
+        ('losses.kd', 'procedures.domain_shares'),
         ('configs/liu2024ddk/strings.py',), 'replicated',
         'mixture.every; the perplexity ratio is cut at 4; worst domain and mean '
         'of domains hold'),

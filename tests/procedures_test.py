@@ -562,3 +562,17 @@ def test_singular_values_start_at_the_merge_and_stop_at_its_rank():
 def test_bad_input_is_refused(call, says):
   with pytest.raises(core.UserError, match=says):
     call()
+
+
+def test_domain_shares():
+  """First a softmax; then mass moves to the gap, over a floor; no overflow."""
+  first = procedures.domain_shares([1.0, 2.0], None)
+  np.testing.assert_allclose(first[1] / first[0], np.e)
+  after = procedures.domain_shares([1.0, 2.0], first, smoothing=0.5)
+  # psi is proportional to (1, e^2).
+  np.testing.assert_allclose(after, 0.5 * np.array(
+      [1, np.e**2]) / (1 + np.e**2) + 0.25)
+  even = procedures.domain_shares([1e9, 50.0], [0.5, 0.5])
+  np.testing.assert_allclose(even, [0.5, 0.5])
+  with pytest.raises(ValueError, match='smoothing'):
+    procedures.domain_shares([1.0], None, smoothing=2.0)

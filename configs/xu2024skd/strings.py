@@ -6,8 +6,9 @@ r"""Speculative distillation (SKD) against fixed and on-policy data.
 The student starts weak: 1000 updates on labels. All arms see the same prompts
 and make the same updates by forward KL.
 
-This setting was not run. With a start of 150 updates, 400 more and a rate of
-3e-3: skd over fkl, over on_policy, exact: undecided; over fkl, token_accuracy:
+This setting was not run. With
+--config.run.members.weak.changes.loop.steps=150 --config.run.loop.steps=400
+--config.run.optimizer.learning_rate=3e-3: skd over fkl, over on_policy, exact: undecided; over fkl, token_accuracy:
 -0.028 +- 0.011, fails; acceptance rises: +0.11 +- 0.00, holds.
 """
 from configs import common

@@ -52,8 +52,8 @@ class MixedStream:
 
   def __init__(self, arrays: TextArrays, batch_size: int, seed: int,
                rows: slice, shares: Mapping[str, float], start: int,
-               threads: int):
-    self._arrays, self._threads = arrays, threads
+               threads: int, lookup=None):
+    self._arrays, self._threads, self._lookup = arrays, threads, lookup
     self._settings, self._iterator = (batch_size, seed, rows), None
     self._go(start, shares)
 
@@ -63,8 +63,10 @@ class MixedStream:
     self.close()
     self._shares = shares
     batches = MixedBatches(self._arrays, *self._settings, values)
-    self._iterator = iterate(grain.MapDataset.source(batches), step,
-                             self._threads)
+    dataset = grain.MapDataset.source(batches)
+    if self._lookup is not None:
+      dataset = dataset.map(self._lookup)
+    self._iterator = iterate(dataset, step, self._threads)
 
   @property
   def shares(self) -> dict[str, float]:
@@ -102,7 +104,7 @@ class MixedStream:
 def mixed_stream(arrays: TextArrays, *, batch_size: int, seed: int,
                  rows: slice = slice(None),
                  shares: Mapping[str, float] | None = None, start: int = 0,
-                 threads: int = THREADS) -> MixedStream:
+                 threads: int = THREADS, lookup=None) -> MixedStream:
   """Endless batches; batch i depends on (seed, i) and its shares alone.
 
   Each row draws its domain by the shares, then one of its rows, all alike and
@@ -117,6 +119,7 @@ def mixed_stream(arrays: TextArrays, *, batch_size: int, seed: int,
       that is not named has none. None: `arrays.domains`.
     start: step of the first batch.
     threads: that gather ahead; 0 for none.
+    lookup: changes batches in the reading threads, as that of `stream`.
 
   Returns:
     An iterator of batches as those of `stream`, with `get_state()`,
@@ -131,7 +134,7 @@ def mixed_stream(arrays: TextArrays, *, batch_size: int, seed: int,
                 threads=threads)
   return MixedStream(arrays, batch_size, seed, rows,
                      arrays.domains if shares is None else shares, start,
-                     threads)
+                     threads, lookup)
 
 
 def _checked(arrays: TextArrays, shares):

@@ -15,6 +15,7 @@
 | carry a difference to another model | `task_patch`, `apply_patch` |
 | train singular values only | `singular_values` |
 | minimise any loss over a few numbers | `descend` |
+| sample domains by their gap | `domain_shares` |
 """
 from kt_jax.procedures.cma_es import cma_es as cma_es
 from kt_jax.procedures.data_flow import data_flow as data_flow
@@ -22,6 +23,7 @@ from kt_jax.procedures.data_flow import Flow as Flow
 from kt_jax.procedures.descend import descend as descend
 from kt_jax.procedures.descend import Descent as Descent
 from kt_jax.procedures.descend import DescentState as DescentState
+from kt_jax.procedures.domain_shares import domain_shares as domain_shares
 from kt_jax.procedures.evaluate_population import (
     evaluate_population as evaluate_population)
 from kt_jax.procedures.greedy_soup import greedy_soup as greedy_soup
