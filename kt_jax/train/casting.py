@@ -1,8 +1,10 @@
 """Who is in a config of `distill`, and what of it cannot be."""
+import inspect
 import zlib
 
 from kt_jax import core
 from kt_jax import models
+from kt_jax import modules
 from kt_jax.train import stage as stages
 
 KINDS = 'frozen', 'online', 'average', 'initial'
@@ -53,6 +55,24 @@ def make_networks(config, info, net, build, teachers, cached):
       networks[name] = ours(
           net=net, kind='frozen' if spec.kind == 'initial' else 'average')
   return networks, builds
+
+
+def module_settings(name: str, spec, known):
+  """`(class, settings)` of `config.modules[name]`.
+
+  Args:
+    name: of the module.
+    spec: its entry.
+    known: settings that the run knows, for those that take them unsaid.
+  """
+  cls = core.resolve(modules, spec.name, f'module (config.modules.{name})')
+  takes = inspect.signature(cls.__init__).parameters
+  for setting in spec.kw:
+    if setting not in takes:
+      raise core.UserError(core.nearest(
+          f'setting of {spec.name} (config.modules.{name}.kw)', setting,
+          [n for n, p in takes.items() if p.kind is p.KEYWORD_ONLY]))
+  return cls, {n: v for n, v in known.items() if n in takes} | dict(spec.kw)
 
 
 def seed_of(seed: int, name: str) -> int:

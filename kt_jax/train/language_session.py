@@ -14,7 +14,6 @@ import numpy as np
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
-from kt_jax import modules
 from kt_jax.train import casting
 from kt_jax.train import language
 from kt_jax.train import language_casting
@@ -149,20 +148,12 @@ def _modules(config, stage, teachers):
   """How each module is built; it joins `stage.modules`."""
   made = {}
   for name, spec in config.modules.items():
-    cls = core.resolve(modules, spec.name, f'module (config.modules.{name})')
-    takes = inspect.signature(cls.__init__).parameters
-    settings = dict(spec.kw)
-    for setting in settings:
-      if setting not in takes:
-        raise core.UserError(core.nearest(
-            f'setting of {spec.name} (config.modules.{name}.kw)', setting,
-            [n for n, p in takes.items() if p.kind is p.KEYWORD_ONLY]))
     known = dict(steps=config.loop.steps)
     for other, network in stage.networks.items():
       if network.module == name:
         known['width'] = teachers[network.of].params[
             'embed/embedding'].shape[1]
-    settings = {n: v for n, v in known.items() if n in takes} | settings
+    cls, settings = casting.module_settings(name, spec, known)
     made[name] = lambda cls=cls, settings=settings, name=name: cls(
         rngs=nnx.Rngs(casting.seed_of(config.seed, name)), **settings)
     call = getattr(cls, '__call__', None)

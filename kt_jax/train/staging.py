@@ -1,6 +1,5 @@
 """Builds a stage from a config of `distill`: networks, modules, optimisers."""
 from collections.abc import Mapping
-import inspect
 from typing import Any
 
 from flax import nnx
@@ -14,7 +13,6 @@ import optax
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
-from kt_jax import modules
 from kt_jax.train import casting
 from kt_jax.train import evaluate
 from kt_jax.train import mesh as meshes
@@ -159,18 +157,9 @@ def _modules(config, info, stage, builds, given, pool, frozen, average):
   order = sorted(config.modules, key=lambda n: n != config.augmentor)
   for name in order:
     spec = config.modules[name]
-    cls = core.resolve(modules, spec.name, f'module (config.modules.{name})')
-    takes = inspect.signature(cls.__init__).parameters
-    settings = dict(spec.kw)
-    for setting in settings:
-      if setting not in takes:
-        raise core.UserError(core.nearest(
-            f'setting of {spec.name} (config.modules.{name}.kw)', setting,
-            [n for n, p in takes.items() if p.kind is p.KEYWORD_ONLY]))
     known = dict(examples=info.sizes['train'], classes=info.classes,
                  steps=config.loop.steps)
-    settings |= {n: v for n, v in known.items()
-                 if n in takes and n not in settings}
+    cls, settings = casting.module_settings(name, spec, known)
     wanted = stages.positional(cls.__init__)
     users = [(n, t) for n, t in config.terms.items() if t.module == name]
     if name == config.augmentor or not users:
