@@ -10,7 +10,7 @@ quickstart: $(VENV)/installed
 	  --config configs/roth2024fantastic/digits.py:small
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # Every config runs its tiny variant (the suite runs one per protocol).
 test-configs: $(VENV)/installed-test

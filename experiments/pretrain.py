@@ -72,7 +72,8 @@ def run(config, workdir, setup=supervised):
   open_card(workdir, card)
 
   best = 'accuracy' if held_out else ''
-  with checkpoint.Run(workdir, keep=config.loop.keep, best=best) as saver:
+  with checkpoint.Run(workdir, keep=config.loop.keep, best=best,
+                      config=card['config']) as saver:
     state = session.init(*made.start)
     state = train.resume(saver, state, stream)
     with train.Writer(workdir, resumed_at=int(state.step)) as writer:

@@ -79,7 +79,8 @@ def run(config, workdir, setup=setup):
   pretrain.open_card(workdir, card)
   stream = made.stream or open_stream(config, splits.train, session.mesh)
   steps, every = config.loop.steps, config.mixture.every
-  with checkpoint.Run(workdir, keep=config.loop.keep) as saver:
+  with checkpoint.Run(workdir, keep=config.loop.keep,
+                      config=card['config']) as saver:
     state = train.resume(saver, session.init(), stream)
     with train.Writer(workdir, resumed_at=int(state.step)) as writer:
       while (step := int(state.step)) < steps:

@@ -1,4 +1,5 @@
 """All runs of one student of `transfer`, from any teacher by any method."""
+import json
 import shutil
 from typing import NamedTuple
 
@@ -202,7 +203,9 @@ class Student:
         put=train.putter(self.mesh), save_every=config.loop.save_every,
         run=saver, name=name)
     if config.loop.save_every:
-      with checkpoint.Run(self.workdir / 'runs' / name, keep=2) as saver:
+      key = checkpoint.config_hash(json.loads(config.to_json()))
+      with checkpoint.Run(self.workdir / 'runs' / name, keep=2,
+                          config=key) as saver:
         state = fit(train.resume(saver, state, stream), saver)
     else:
       state = fit(state, None)

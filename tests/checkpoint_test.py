@@ -238,6 +238,17 @@ def test_workdir_refuses_another_config_but_not_another_mesh(tmp_path):
     checkpoint.open_workdir(tmp_path / 'w', CONFIG | dict(new=3))
 
 
+def test_checkpoint_that_another_config_left_is_not_resumed(tmp_path):
+  """A stopped run may save after its directory was cleared for the next."""
+  with checkpoint.Run(tmp_path, config='one') as run:
+    run.save(1, model(1), training(1))
+    run.wait()
+    assert run.latest(model(0), training(0)).step == 1
+  with checkpoint.Run(tmp_path, config='two') as run:
+    with pytest.raises(core.UserError, match='1 was saved by .* another conf'):
+      run.latest(model(0), training(0))
+
+
 @pytest.mark.parametrize('path', ['/proc/kt_jax', 'file', 'file/below'])
 def test_workdir_that_cannot_be_written(tmp_path, path):
   (tmp_path / 'file').write_text('')

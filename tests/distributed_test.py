@@ -228,7 +228,8 @@ def test_two_processes(tmp_path):
   splits = data.load(c.data)
   session = train.make_session(c, splits.info)
   stream = train.open_stream(c, splits.train, session.mesh)
-  with checkpoint.Run(tmp_path / 'two') as run:
+  key = checkpoint.config_hash(json.loads(c.to_json()))
+  with checkpoint.Run(tmp_path / 'two', config=key) as run:
     state = train.resume(run, session.init(), stream)
   assert stream.get_state() == dict(next_index=STEPS)
   model, training = train.to_items(state)

@@ -96,7 +96,7 @@ def test_gradient_is_finite_and_leaves_the_module_alone(case):
     out, stats = call(params, stats, pool)
     return sum(jnp.sum(v * jnp.cos(i + jnp.arange(v.size)).reshape(v.shape))
                for i, v in enumerate(out.values())), stats
-  grads, _ = jax.grad(loss, has_aux=True)(params, stats, pool())
+  grads, _ = jax.jit(jax.grad(loss, has_aux=True))(params, stats, pool())
   assert set(grads) == set(params)
   for v in grads.values():
     assert jnp.isfinite(v).all()
@@ -125,7 +125,7 @@ def test_batch_stays_sharded(case):
   placed = {n: place(n, v) for n, v in pool().items()}
   compiled = jax.jit(call).lower(params, stats, placed).compile()
   out, _ = compiled(params, stats, placed)
-  want, _ = call(params, stats, pool())
+  want, _ = jax.jit(call)(params, stats, pool())
   for name, v in out.items():
     close(v, want[name])
   if case != 'ratio':  # its class means add up over the devices
@@ -153,9 +153,9 @@ def test_padding(case):
                ).sum(-1)**2 for n, v in out.items())
     # What follows a module, such as `kd`, has the padded rows in it too.
     return core.masked_mean(rows, pool.get('where')), (rows, after)
-  want, (rows, after) = jax.grad(loss, has_aux=True)(params, pool())
-  got, (padded_rows, padded_after) = jax.grad(loss, has_aux=True)(
-      params, padded | {'where': where})
+  grad = jax.jit(jax.grad(loss, has_aux=True))
+  want, (rows, after) = grad(params, pool())
+  got, (padded_rows, padded_after) = grad(params, padded | {'where': where})
   assert jnp.isfinite(padded_rows).all()
   close(padded_rows[:B], rows)
   for n in want:
@@ -177,11 +177,12 @@ def test_adapter_starts_at_the_teacher_and_learns():
   def loss(params):
     z = call(params, stats, pool())[0]['teacher_logits']
     return losses.cross_entropy(z, pool()['labels']).mean()
-  before, grads = jax.value_and_grad(loss)(params)
+  grad = jax.jit(jax.value_and_grad(loss))
+  before, grads = grad(params)
   assert {n for n, g in grads.items() if jnp.abs(g).max() > 0} == {
       'third/kernel', 'third/bias'}
   params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
-  after, grads = jax.value_and_grad(loss)(params)
+  after, grads = grad(params)
   assert after < before
   assert all(jnp.abs(g).max() > 0 for g in grads.values())
 
@@ -353,7 +354,7 @@ def test_mixture_of_masked_classes(how):
   def loss(params, z):
     out = call(params, stats, {'teachers_logits': z, 'labels': labels})[0]
     return losses.kd(p['student_logits'], out['teacher_logits']).sum(), out
-  grads, out = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, z)
+  grads, out = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, z)
   np.testing.assert_array_equal(out['teacher_logits'][:, 2], -jnp.inf)
   assert jnp.isfinite(out['teacher_weights']).all()
   if how in ('fixed', 'learned'):

@@ -54,7 +54,7 @@ def gradients(c, teachers=(), the_batch=None, **kw):
     sums, _ = forward(params, state.stats, pool, key, shared)
     return sum(session.settings.weights[n] * total / count
                for n, (total, count) in sums.items())
-  return session, stage, state, jax.grad(loss)(state.params)
+  return session, stage, state, jax.jit(jax.grad(loss))(state.params)
 
 
 def close(got, want, rtol=1e-4, atol=1e-6):
@@ -80,7 +80,7 @@ def test_frozen_teacher():
     z = logits(session.net, params)
     kd = losses.kd(z, logits(t.net, t.params, info=other), temperature=2.0)
     return jnp.mean(0.7 * kd + losses.cross_entropy(z, batch()['labels']))
-  close(grads, jax.grad(by_hand)(state.params))
+  close(grads, jax.jit(jax.grad(by_hand))(state.params))
   _, metrics = session.step(state, batch(), session.settings)
   np.testing.assert_allclose(metrics['loss'], by_hand(session.init().params),
                              rtol=1e-5)
@@ -108,8 +108,9 @@ def test_mutual_learning_is_two_runs():
     return lambda params: jnp.mean(
         losses.cross_entropy(logits(net, params), y)
         + losses.kd(logits(net, params), other))
-  close(train.part(grads, 'student'), jax.grad(one(nets[0], z_peer))(mine))
-  close(train.part(grads, 'peer'), jax.grad(one(nets[1], z))(peers))
+  grad = lambda fn, at: jax.jit(jax.grad(fn))(at)
+  close(train.part(grads, 'student'), grad(one(nets[0], z_peer), mine))
+  close(train.part(grads, 'peer'), grad(one(nets[1], z), peers))
   assert {train.owner(n) for n in grads} == {'student', 'peer'}
 
 
@@ -290,16 +291,17 @@ def test_hypergradient_reaches_the_ratio_network():
     return (losses.kd(z, logits(t.net, t.params), temperature=1.5),
             losses.cross_entropy(z, y))
   shares = alpha(mine)
-  g = jax.grad(lambda theta: jnp.mean(
-      shares * values(theta)[0] + (1 - shares) * values(theta)[1]))(theta)
+  g = jax.jit(jax.grad(lambda theta: jnp.mean(
+      shares * values(theta)[0] + (1 - shares) * values(theta)[1])))(theta)
   moved = jax.tree.map(lambda v, g: v - 0.3 * g, theta, g)
-  g_val = jax.grad(lambda theta: jnp.mean(losses.cross_entropy(logits(
+  g_val = jax.jit(jax.grad(lambda theta: jnp.mean(losses.cross_entropy(logits(
       session.net, theta, dict(images=jnp.asarray(held_out['images']))),
-      jnp.asarray(held_out['labels']))))(moved)
-  each = jax.jacobian(lambda theta: values(theta)[0] - values(theta)[1])(theta)
+      jnp.asarray(held_out['labels'])))))(moved)
+  each = jax.jit(jax.jacobian(
+      lambda theta: values(theta)[0] - values(theta)[1]))(theta)
   by_alpha = -0.3 / B * sum(
       jnp.tensordot(each[n].reshape(B, -1), g_val[n].ravel(), 1) for n in theta)
-  want = jax.grad(lambda omega: jnp.vdot(by_alpha, alpha(omega)))(mine)
+  want = jax.jit(jax.grad(lambda omega: jnp.vdot(by_alpha, alpha(omega))))(mine)
   assert any(np.abs(v).max() > 1e-5 for v in want.values())
   after, _ = session.step(state, the_batch, session.settings)
   for name, v in want.items():

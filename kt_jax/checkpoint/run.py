@@ -68,15 +68,19 @@ class _Best:
 class Run:
   """The checkpoints under `workdir`. A context manager: leaving it waits."""
 
-  def __init__(self, workdir, *, keep: int = 2, best: str = ''):
+  def __init__(self, workdir, *, keep: int = 2, best: str = '',
+               config: str = ''):
     """Opens them.
 
     Args:
       workdir: of the run.
       keep: how many of the newest stay.
       best: metric whose largest value's checkpoint stays too; '' for none.
+      config: `config_hash` of the run; `latest` refuses what another config
+        left here.
     """
     self._folder = epath.Path(workdir) / FOLDER
+    self._config = config
     self._scores = {}  # step -> its `best` metric
     self._best, self._of_best = best, _Best(self._scores)
     # What a kill left half written goes, else it would fill the disk.
@@ -116,8 +120,9 @@ class Run:
     """
     if step in self._manager.all_steps():
       return
-    meta = dict(model=digest(model), training=digest(training),
-                data_state=data_state, metrics=dict(metrics or {}), log=log)
+    meta = dict(config=self._config, model=digest(model),
+                training=digest(training), data_state=data_state,
+                metrics=dict(metrics or {}), log=log)
     # A copy: it is written by another thread while the loop goes on.
     meta = json.loads(json.dumps(meta))
     meta['meta'] = _meta_digest(meta)
@@ -157,7 +162,8 @@ class Run:
       training: likewise.
 
     Raises:
-      UserError: there are checkpoints, but not one is whole.
+      UserError: there are checkpoints, but not one is whole, or the newest
+        that is whole belongs to another config.
     """
     broken = []
     for step in reversed(self.steps()):
@@ -167,6 +173,11 @@ class Run:
         logging.getLogger('kt_jax').warning('Skipping a checkpoint: %s', e)
         broken.append(step)
         continue
+      if found.meta['config'] != self._config:
+        raise core.UserError(
+            f'Checkpoint {self._folder / str(step)} was saved by a run of '
+            'another config, which may have ended late. Remove '
+            f'{self._folder} or name a new --workdir.')
       for bad in broken:  # the run will come past this step again
         self._manager.delete(bad)
         self._scores.pop(bad, None)
