@@ -128,7 +128,8 @@ def token_term(loss: str, weight: float = 1.0, *, on: str = 'batch', **kw
 
 
 def token_teacher(member: str = '', *, kind: str = 'frozen',
-                  checkpoint: str = '', of: str = '', module: str = ''
+                  checkpoint: str = '', of: str = '', module: str = '',
+                  tokenizer: str = '', mapping: str = 'strings'
                  ) -> config_dict.ConfigDict:
   """A decoder to learn from.
 
@@ -140,9 +141,15 @@ def token_teacher(member: str = '', *, kind: str = 'frozen',
     checkpoint: a workdir or a Hugging Face directory.
     of: whom a prompted one is.
     module: key of `config.modules`, its prompt.
+    tokenizer: the teacher's, if it is not that of the data: it then reads the
+      same text in its own tokens, and says something wherever a token of both
+      ends.
+    mapping: 'strings' compares tokens that write the same, the others are left
+      out of both models; '' compares none, for losses such as 'uld'.
   """
   return config_dict.ConfigDict(dict(
-      kind=kind, member=member, checkpoint=checkpoint, of=of, module=module))
+      kind=kind, member=member, checkpoint=checkpoint, of=of, module=module,
+      tokenizer=tokenizer, mapping=mapping))
 
 
 def sampling(source: str = 'data', **kw) -> config_dict.ConfigDict:

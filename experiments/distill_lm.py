@@ -6,6 +6,7 @@ run beside the student, or what they say of the data is read from disk.
 import jax
 
 from kt_jax import core
+from kt_jax import data
 from kt_jax import procedures
 from kt_jax import train
 from experiments import language_measure
@@ -54,10 +55,11 @@ def setup(config, workdir) -> pretrain_lm.Setup:
       frozen=jax.device_put(session.settings.frozen, whole)))
   judges = tuple(
       (name, train.make_score(t.net), dict(params=t.params, stats=t.stats))
-      for name, t in teachers.items())
-  stream = pretrain_lm.open_stream(
-      config, splits.train, session.mesh,
-      token_cache.lookup(config, teachers, splits) if sizes else None)
+      for name, t in teachers.items() if not config.teachers[name].tokenizer)
+  join = _retokenized(config, teachers, splits.train, tokenizer)
+  if sizes:
+    join = token_cache.lookup(config, teachers, splits)
+  stream = pretrain_lm.open_stream(config, splits.train, session.mesh, join)
   made = pretrain_lm.Setup(
       session, splits, tokenizer, tuple(map(pretrain_lm.parent, (
           *teachers.values(), *([start] if start else [])))), judges, stream)
@@ -80,16 +82,35 @@ def _teachers(config, workdir=None) -> dict[str, train.Trained]:
     if spec.member and spec.member not in config.members:
       raise core.UserError(core.nearest(
           f'member (config.teachers.{name})', spec.member, config.members))
+    if spec.member:
+      theirs = members.member_config(config, spec.member).data.tokenizer
+      if theirs != (spec.tokenizer or config.data.tokenizer):
+        raise core.UserError(
+            f'config.teachers.{name}: the member {spec.member} has the '
+            f'tokenizer {theirs!r}; set tokenizer={theirs!r}.')
     if given:
       found[name] = members.load(config, given, workdir)
   return found
 
 
+def _retokenized(config, teachers, arrays, ours):
+  """Function that joins to a batch what teachers with other tokenizers read."""
+  others = {name: data.retokenize(
+      arrays, ours, data.tokenizer(config.teachers[name].tokenizer),
+      t.info.input_shape[0])
+            for name, t in teachers.items() if config.teachers[name].tokenizer}
+  return (lambda batch: batch | {
+      f'retokenized/{name}/{array}': values[batch['index']]
+      for name, found in others.items()
+      for array, values in found._asdict().items()}) if others else None
+
+
 def _check_options(config):
   """What would be found late otherwise."""
   if config.mixture.every and (len(config.data.domains) < 2
-                               or not any(t.kind == 'frozen' for t in
-                                          config.teachers.values())):
+                               or not any(
+                                   t.kind == 'frozen' and not t.tokenizer
+                                   for t in config.teachers.values())):
     raise core.UserError('mixture.every moves the shares of domains by how far '
                          'the student is behind a frozen teacher: name two '
                          'domains at least, and a teacher.')

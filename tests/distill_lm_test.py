@@ -93,12 +93,12 @@ def test_resume_is_exact(tmp_path):
   assert any('response_length' in r for r in rows)
 
 
-def _session(c):
+def _session(c, change=lambda teacher: teacher):
   info, tokenizer = pretrain_lm.abstract(c)
   teacher = models.init(models.builder(
       'decoder', classes=info.classes, input_shape=info.input_shape, depth=1,
       width=24, heads=2))
-  trained = train.Trained(*teacher, info, {}, 'x', 'teacher')
+  trained = change(train.Trained(*teacher, info, {}, 'x', 'teacher'))
   return train.make_language_session(c, info, {'teacher': trained},
                                      stop=tokenizer.eos, pad=tokenizer.pad)[0]
 
@@ -133,6 +133,62 @@ def test_micro_batches_and_chunks_change_nothing(one_step):
     state, found = session.step(session.init(), batch, session.settings)
     same(want, state.params, rtol=1e-4, atol=2e-6)
     np.testing.assert_allclose(found['loss'], metrics['loss'], rtol=1e-5)
+
+
+def numbered_otherwise(folder, merges=()):
+  """The tokenizer of characters with its ids turned round, and merges."""
+  tk = pytest.importorskip('tokenizers')
+  plain = data.tokenizer('characters')
+  vocab = {p.decode(): i for i, p in enumerate(plain.pieces[:2:-1])}
+  for a, b in merges:
+    vocab[a + b] = len(vocab)
+  raw = tk.Tokenizer(tk.models.BPE(vocab, list(merges)))
+  raw.decoder = tk.decoders.Fuse()
+  raw.add_special_tokens(['<pad>', '<bos>', '<eos>'])
+  folder.mkdir()
+  raw.save(str(folder / 'tokenizer.json'))
+  (folder / 'tokenizer_config.json').write_text(json.dumps(
+      {f'{n}_token': f'<{n}>' for n in ('pad', 'bos', 'eos')}))
+  return data.tokenizer(str(folder))
+
+
+def test_teacher_with_its_own_numbers_is_the_same_teacher(one_step, tmp_path):
+  """Places, ids and rows of embeddings turned round: nothing is left of it."""
+  c, batch, want, metrics = one_step
+  ours = data.tokenizer('characters')
+  theirs = numbered_otherwise(tmp_path / 'other')
+  assert theirs.size == ours.size
+  ids = data.align_vocabularies(ours, theirs)
+  c = _plain()
+  c.teachers.teacher.tokenizer = str(tmp_path / 'other')
+  rows = data.retokenize(data.load_text(c.data).train, ours, theirs, 16)
+  assert rows.tokens.shape[1] < 16  # without what padded the prompts
+  batch = batch | {f'retokenized/teacher/{n}': v[batch['index']]
+                   for n, v in rows._asdict().items()}
+  def turned(teacher):
+    table = teacher.params['embed/embedding']
+    return teacher._replace(params=teacher.params | {
+        'embed/embedding': jnp.zeros_like(table).at[ids].set(table)})
+  session = _session(c, turned)
+  state, found = session.step(session.init(), batch, session.settings)
+  same(want, state.params, rtol=1e-4, atol=2e-6)
+  np.testing.assert_allclose(found['loss'], metrics['loss'], rtol=1e-5)
+
+
+def test_teacher_of_another_vocabulary(tmp_path):
+  """Two digits in one token: what both have is compared, or sorted masses."""
+  digits = '0123456789'
+  theirs = numbered_otherwise(tmp_path / 'other', [
+      (a, b) for a in digits for b in digits])
+  for mapping, loss in (('strings', 'kd'), ('', 'uld')):
+    c = student(language.token_term('cross_entropy'),
+                language.token_term(loss, teacher='teacher'))
+    c.members.teacher.changes.data = dict(tokenizer=theirs.name)
+    c.teachers.teacher.update(tokenizer=theirs.name, mapping=mapping)
+    metrics = distill_lm.run(c, tmp_path / loss)
+    assert np.isfinite(metrics['nll'])
+    rows = train.read_metrics(tmp_path / loss / 'metrics.jsonl')
+    assert rows[0]['term1'] > 1e-3
 
 
 def test_padding_changes_nothing_and_no_target_costs_nothing(one_step):
@@ -302,7 +358,7 @@ def test_prompted_teacher():
 
 @pytest.mark.parametrize('message,changes', [
     ('kind of teacher', dict(teachers=dict(x=dict(
-        kind='frosen', member='', checkpoint='', of='', module='')))),
+        language.token_teacher(kind='frosen'))))),
     ('source .sampling.source.', dict(sampling=dict(source='studnet'))),
     ('data.prompt must be', dict(sampling=dict(source='student'),
                                  data=dict(prompt=0))),
@@ -312,8 +368,12 @@ def test_prompted_teacher():
     ('mixture.every moves', dict(mixture=dict(every=2))),
     ('evaluate.responses needs', dict(evaluate=dict(responses=2),
                                       data=dict(prompt=0))),
-    ('vocabulary of', dict(members=dict(teacher=dict(changes=dict(
+    ('set tokenizer=', dict(members=dict(teacher=dict(changes=dict(
         data=dict(tokenizer='{tokenizer}')))))),
+    ('it must be frozen', dict(chunk=8, teachers=dict(teacher=dict(
+        tokenizer='characters')))),
+    ('mapping', dict(teachers=dict(teacher=dict(
+        tokenizer='characters', mapping='bytes')))),
     ('context of 16', dict(data=dict(length=18))),
     ('network .config.terms.term0.teacher', dict(terms=dict(term0=dict(
         teacher='techer')))),

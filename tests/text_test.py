@@ -656,6 +656,36 @@ def test_alignment_of_vocabularies(tmp_path):
   assert np.any(data.align_vocabularies(a, CHARACTERS) == -1)
 
 
+def test_rows_in_other_tokens(tmp_path):
+  """Where a token has a place, both have read the same text."""
+  a = library(tmp_path / 'a', 'bytes')
+  b = library(tmp_path / 'b', 'metaspace')
+  (tmp_path / 'text.txt').write_text('the cat \u00e9t\u00e9, the dog ' * 40)
+  for mine, theirs in [(a, b), (b, a), (a, a)]:
+    arrays = data.load_text(dict(
+        length=40, tokenizer=mine.name, start=True, domains=dict(
+            own=dict(source='text_test:own', kw=dict(n=9)),
+            read=dict(source=str(tmp_path / 'text.txt'))))).train
+    rows = data.retokenize(arrays, mine, theirs, 80)
+    assert rows.places.dtype == np.int32 and (rows.places >= 0).sum() > 50
+    for x, s, tokens, segments, places in zip(
+        arrays.tokens, arrays.segments, *rows):
+      assert set(s) - {0} == set(segments) - {0}
+      for i, j in enumerate(places):
+        if j >= 0:
+          assert s[i] == segments[j]
+          assert mine.decode(x[:i + 1][s[:i + 1] == s[i]]) == theirs.decode(
+              tokens[:j + 1][segments[:j + 1] == s[i]])
+    if mine is theirs:
+      real = (arrays.segments > 0) & (arrays.domain == 0)[:, None]
+      ends = arrays.tokens == mine.eos
+      assert np.all((rows.places >= 0)[real] | ends[real])
+      np.testing.assert_array_equal(
+          np.take_along_axis(rows.tokens, np.maximum(rows.places, 0), 1)[
+              real & ~ends], arrays.tokens[real & ~ends])
+  refused(lambda: data.retokenize(arrays, mine, theirs, 5), 'data.length')
+
+
 def test_alignment_of_positions(tmp_path):
   a = library(tmp_path / 'a', 'bytes')
   b = library(tmp_path / 'b', 'metaspace')

@@ -173,7 +173,7 @@ class Run:
         logging.getLogger('kt_jax').warning('Skipping a checkpoint: %s', e)
         broken.append(step)
         continue
-      if found.meta['config'] != self._config:
+      if found.meta.get('config') != self._config:
         raise core.UserError(
             f'Checkpoint {self._folder / str(step)} was saved by a run of '
             'another config, which may have ended late. Remove '

@@ -22,7 +22,7 @@
 | a task of strings | a domain with source `task:NAME`; `data/strings.py` |
 | draw rows of domains by shares that change | `mixed_stream` |
 | text to ids and back | `tokenizer` |
-| compare the tokens of two models | `align_vocabularies`, `align_positions` |
+| compare the tokens of two models | `align_vocabularies`, `align_positions`, `retokenize` |
 """
 from kt_jax.data.arrays import Arrays as Arrays
 from kt_jax.data.arrays import Info as Info
@@ -55,6 +55,8 @@ from kt_jax.data.teacher_cache import TeacherCache as TeacherCache
 from kt_jax.data.text_arrays import TextArrays as TextArrays
 from kt_jax.data.text_config import DEFAULTS_DOMAIN as DEFAULTS_DOMAIN
 from kt_jax.data.text_config import DEFAULTS_TEXT as DEFAULTS_TEXT
+from kt_jax.data.retokenize import retokenize as retokenize
+from kt_jax.data.retokenize import Retokenized as Retokenized
 from kt_jax.data.token_alignment import align_positions as align_positions
 from kt_jax.data.token_alignment import align_vocabularies as align_vocabularies
 from kt_jax.data.tokenizer import Tokenizer as Tokenizer

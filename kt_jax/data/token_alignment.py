@@ -2,6 +2,8 @@
 
 Axes: V tokens of the student's vocabulary, n tokens of a text.
 """
+from collections.abc import Sequence
+
 import numpy as np
 
 from kt_jax.data.tokenizer import Tokenizer
@@ -51,8 +53,13 @@ def align_positions(text: str, a: Tokenizer, b: Tokenizer) -> np.ndarray:
     int32 `[n]` positions among the tokens of `b`; -1 where none ends there. Of
     several tokens that share a character, only the last one ends it.
   """
-  ends = a.ends(text)
+  return match_ends(a.ends(text), b.ends(text))
+
+
+def match_ends(ends: Sequence[int | None], others: Sequence[int | None]
+              ) -> np.ndarray:
+  """`align_positions` of what `Tokenizer.ends` says; None ends nothing."""
   last = {end: i for i, end in enumerate(ends)}
-  other = {end: i for i, end in enumerate(b.ends(text))}
+  other = {end: i for i, end in enumerate(others)}
   return np.array([other.get(end, -1) if end and last[end] == i else -1
                    for i, end in enumerate(ends)], np.int32)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from kt_jax import core
 from kt_jax import losses
@@ -28,6 +29,9 @@ class Network(NamedTuple):
   of: str = ''  # the frozen network that a prompted one is
   module: str = ''  # module of its prompt
   bits: int = 0  # of its matrices when it runs; 0 as they are
+  # It reads `retokenized/NAME/...` of the batch, as `data.retokenize` says.
+  retokenized: bool = False
+  mapping: np.ndarray | None = None  # [V] its token for each of ours, or -1
 
 
 def align(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -111,8 +115,14 @@ class Scene(stages.Scene):
     own, stats = self.params_of(who, params)
     own = quantize(own, network.bits)
 
+    of = f'retokenized/{who}/' if network.retokenized else ''
+
     def run(model):
-      hidden = model.hidden(pool['tokens'], pool['segments'], prefix=prefix)
+      hidden = model.hidden(pool[of + 'tokens'], pool[of + 'segments'],
+                            prefix=prefix)
+      if of:  # from its positions to ours
+        places = jnp.maximum(pool[of + 'places'], 0)
+        hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
       return model.logits(hidden), dict(hidden=hidden,
                                         head=model.head_kernel())
     (logits, features), after = models.call(
@@ -120,13 +130,34 @@ class Scene(stages.Scene):
         key=core.fold_path(self.key, who))
     if learns:
       self.after.update({stages.prefix(who) + n: v for n, v in after.items()})
+    if network.mapping is not None:
+      logits = _only_shared(logits[..., np.maximum(network.mapping, 0)],
+                            network.mapping)
     return models.Output(logits, after, features)
+
+  def arrays(self, name, term, wanted):
+    found = super().arrays(name, term, wanted)
+    teacher = self.stage.networks.get(term['teacher'])
+    if getattr(teacher, 'mapping', None) is not None and (
+        'student_logits' in found):
+      found['student_logits'] = _only_shared(found['student_logits'],
+                                             teacher.mapping)
+    return found
+
+  def where(self, fn, term):
+    """The tokens of which a term can say something."""
+    where, who = self.pool['where'], term['teacher']
+    teacher = self.stage.networks.get(who)
+    if getattr(teacher, 'retokenized', False):
+      where &= self.pool[f'retokenized/{who}/places'] >= 0
+      if teacher.mapping is not None and 'labels' in stages.positional(fn):
+        where &= jnp.asarray(teacher.mapping >= 0)[self.pool['labels']]
+    return where
 
   def sums(self, fn, name, term, chunk):
     """Sum and count of a term."""
-    where = self.pool['where']
     if not chunk:
-      return core.masked_sum(self.value(fn, name, term), where)
+      return core.masked_sum(self.value(fn, name, term), self.where(fn, term))
     wanted = {n for n in stages.positional(fn) if not n.endswith('_logits')}
     arrays, settings = self.bound(fn, name, term, wanted)
     student = self.output(term['learner']).features
@@ -143,6 +174,11 @@ class Scene(stages.Scene):
     takes = inspect.signature(losses.linear_head).parameters
     given |= {n: v for n, v in arrays.items() if n in takes}
     return losses.linear_head(fn, **given, chunk=chunk, **settings)
+
+
+def _only_shared(logits, mapping):
+  """Our tokens that the other vocabulary lacks at -inf: losses skip them."""
+  return jnp.where(mapping >= 0, logits, -jnp.inf)
 
 
 def quantize(params: Mapping[str, jax.Array], bits: int

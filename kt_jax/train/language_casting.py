@@ -26,8 +26,12 @@ def make_networks(config, info, net, teachers, cached):
       if of not in teachers:
         raise core.UserError(core.nearest(
             f'frozen teacher (config.teachers.{name}.of)', of, teachers))
-      teacher = teachers[of]
-      check_vocabulary(name, teacher.info, info)
+      teacher, mapping = teachers[of], None
+      retokenized = bool(config.teachers[of].tokenizer)
+      if retokenized:
+        mapping = _mapping(config, name, teacher)
+      else:
+        check_vocabulary(name, teacher.info, info)
       if spec.kind == 'prompted' and spec.module not in config.modules:
         raise core.UserError(core.nearest(
             f'module (config.teachers.{name}.module)', spec.module,
@@ -35,7 +39,8 @@ def make_networks(config, info, net, teachers, cached):
       kind = 'cached' if name in cached else spec.kind
       networks[name] = language.Network(
           None if name in cached else teacher.net, kind, info.classes,
-          cap_of(teacher), of, spec.module)
+          cap_of(teacher), of, spec.module, retokenized=retokenized,
+          mapping=mapping)
       if kind == 'frozen':
         frozen[name] = dict(params=teacher.params, stats=teacher.stats)
   student = jax.eval_shape(lambda: models.arrays(
@@ -60,6 +65,33 @@ def make_networks(config, info, net, teachers, cached):
   return networks, frozen
 
 
+def _mapping(config, name, teacher):
+  """Of our tokens to those of a teacher with another tokenizer, or None."""
+  spec = config.teachers[name]
+  if spec.kind != 'frozen' or config.sampling.source != 'data' or (
+      config.cache.top_k or config.chunk):
+    raise core.UserError(
+        f'config.teachers.{name} has a tokenizer of its own: it must be frozen,'
+        " with sampling.source 'data', cache.top_k 0 and chunk 0.")
+  theirs = data.tokenizer(spec.tokenizer)
+  if theirs.size > teacher.info.classes:
+    raise core.UserError(
+        f'config.teachers.{name}.tokenizer has {theirs.size} tokens, the '
+        f'teacher {teacher.info.classes}.')
+  if spec.mapping not in ('strings', ''):
+    raise core.UserError(core.nearest(
+        f'mapping (config.teachers.{name})', spec.mapping, ('strings', '')))
+  if not spec.mapping:
+    return None
+  mapping = data.align_vocabularies(data.tokenizer(config.data.tokenizer),
+                                    theirs)
+  if mapping.max() < 0:
+    raise core.UserError(f'config.teachers.{name}: no token of '
+                         f'{config.data.tokenizer} is one of {theirs.name}; '
+                         "with mapping='' the loss uld compares them.")
+  return mapping
+
+
 def _static(fn, *args):
   """What `fn` says of a model that no array of it is needed for."""
   said = []
@@ -73,7 +105,7 @@ def check_vocabulary(name: str, have: data.Info, want: data.Info) -> None:
     raise core.UserError(
         f'{name} has a vocabulary of {have.classes}, the data '
         f'({want.name}) one of {want.classes}. Their tokens are not the same: '
-        'give both one tokenizer, or use losses.uld.')
+        "give both one tokenizer, or a teacher its own by 'tokenizer'.")
   if have.input_shape[0] < want.input_shape[0]:
     raise core.UserError(
         f'{name} has a context of {have.input_shape[0]} tokens, rows of the '

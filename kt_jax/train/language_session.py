@@ -125,11 +125,13 @@ def make_language_session(config, info: data.Info,
       lambda: compiled_init(fresh, shardings)(given),
       make_settings(config.terms, seed=config.seed, decay=config.train.ema,
                     frozen=dict(networks=frozen)), abstract)
-  return session, stage, _batch(config, info, cached)
+  return session, stage, _batch(config, info, cached, {
+      name: teachers[network.of].info.input_shape
+      for name, network in networks.items() if network.retokenized})
 
 
-def _batch(config, info, cached):
-  """Shapes of a batch."""
+def _batch(config, info, cached, retokenized):
+  """Shapes of a batch; rows of `retokenized` teachers have at most these."""
   rows = lambda *shape, dtype: jax.ShapeDtypeStruct(
       (config.batch.size, *shape), dtype)
   line = info.input_shape
@@ -141,6 +143,10 @@ def _batch(config, info, cached):
     batch |= {
         f'cached/{name}/tokens': rows(*line, top_k, dtype=jnp.float32),
         f'cached/{name}/log_probs': rows(*line, top_k, dtype=jnp.float32)}
+  for name, theirs in retokenized.items():
+    batch |= {f'retokenized/{name}/{array}': rows(*shape, dtype=jnp.int32)
+              for array, shape in dict(tokens=theirs, segments=theirs,
+                                       places=line).items()}
   return batch
 
 
