@@ -587,8 +587,9 @@ PAPERS = {
         'Fusion',
         2024, '2406.15480',
         ('fuse.dynamic_logit_fusion',),
-        ('configs/fan2024dlf/strings.py',), 'checked',
-        'the grid of the paper, and its minimum exactly, against scipy'),
+        ('configs/fan2024dlf/strings.py',), 'run',
+        'the grid of the paper, and its minimum exactly, against scipy; over a '
+        'fixed weight undecided on one task, fails on mixed ones'),
     'shing2025taid': Paper(
         'TAID: Temporally Adaptive Interpolated Distillation for Efficient '
         'Knowledge Transfer in Language Models',
@@ -616,8 +617,8 @@ PAPERS = {
         'Learning and Format Alignment',
         2024, '2407.10804',
         ('losses.logit_swap',),
-        ('configs/jiang2024mixcpt/strings.py',), 'checked',
-        'the config was not run at length'),
+        ('configs/jiang2024mixcpt/strings.py',), 'replicated',
+        'forgets less than labels, learns more than unswapped logits'),
     'wu2024akl': Paper(
         'Rethinking Kullback-Leibler Divergence in Knowledge Distillation for '
         'Large Language Models',

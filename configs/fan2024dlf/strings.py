@@ -7,7 +7,24 @@ The bases learned tasks whose responses are dressed one way or another; three
 small experts were tuned, each on one task with one way to dress it. The large
 base was not.
 
-`small` was not run to its end yet.
+Here, `small`, mean paired difference +- its standard error:
+
+  mixed tasks: over a static weight (exact): -0.2233 +- 0.0158, fails
+  mixed tasks: over dynamic reverse (exact): +0.0078 +- 0.0487, undecided
+  mixed tasks: over dynamic sort (exact): +0.1300 +- 0.0523, holds
+  mixed tasks: over dynamic upper (exact): +0.0478 +- 0.1707, undecided
+  reverse: over expert (reverse_angle_exact): +0.2433 +- 0.2433, undecided
+  reverse: over large (reverse_angle_exact): +0.9967 +- 0.0033, holds
+  reverse: over proxy (reverse_angle_exact): +0.0000 +- 0.0000, undecided
+  reverse: over tuned (reverse_angle_exact): -0.0033 +- 0.0033, undecided
+  sort: over expert (sort_angle_exact): +0.2167 +- 0.1120, undecided
+  sort: over large (sort_angle_exact): +0.9567 +- 0.0033, holds
+  sort: over proxy (sort_angle_exact): +0.0000 +- 0.0000, undecided
+  sort: over tuned (sort_angle_exact): +0.0067 +- 0.0033, undecided
+  upper: over expert (upper_angle_exact): +0.0033 +- 0.0033, undecided
+  upper: over large (upper_angle_exact): +1.0000 +- 0.0000, holds
+  upper: over proxy (upper_angle_exact): +0.0000 +- 0.0000, undecided
+  upper: over tuned (upper_angle_exact): +0.0000 +- 0.0000, undecided
 """
 from configs import common
 from configs import common_language as language

@@ -6,7 +6,12 @@ r"""New text without forgetting, by swapped logits (Mix-CPT).
 A decoder that knows two tasks goes on with two others; its frozen start is the
 teacher. Test text has all four; the two that it knew say what it forgot.
 
-`small` was not run yet.
+Here, `small`, mean paired difference +- its standard error:
+
+  forgets less, sort (sort_nll): -1.0857 +- 0.5181, holds
+  forgets less, upper (upper_nll): -3.5999 +- 0.3740, holds
+  learns more than unswapped, recall (recall_nll): -0.1421 +- 0.0111, holds
+  learns more than unswapped, reverse (reverse_nll): -0.5482 +- 0.2362, holds
 """
 from configs import common
 from configs import common_language as language
