@@ -8,7 +8,7 @@ def text(length: int = 64, prompt: int = 0, **kw) -> config_dict.ConfigDict:
   """Keys of a data set of texts; `kt_jax/data/load_text.py` says more."""
   c = config_dict.ConfigDict(dict(
       name='text',
-      tokenizer='characters',  # or a directory with tokenizer.json
+      tokenizer='characters',  # or 'bytes', or a folder with tokenizer.json
       length=length,  # S, tokens of a row
       prompt=prompt,  # P, of which so many are the prompt
       domains=config_dict.ConfigDict(),  # name -> domain()

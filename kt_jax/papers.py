@@ -631,7 +631,7 @@ PAPERS = {
         'Distillation Loss for LLMs',
         2024, '2402.12030',
         ('losses.uld',),
-        (), 'checked',
+        ('configs/boizard2024uld/strings.py',), 'checked',
         'the distance'),
     'xu2024skd': Paper(
         'Speculative Knowledge Distillation: Bridging the Teacher-Student Gap '

@@ -79,6 +79,26 @@ def test_characters():
   refused(lambda: CHARACTERS.decode([99]), '98')
 
 
+def test_bytes():
+  x = data.tokenizer('bytes')
+  text = 'a \u00e9t\u00e9\n\u4e16\U0001f600\0'
+  ids = x.encode(text)
+  assert x.size == 259 and [i - 3 for i in ids] == [*text.encode()]
+  assert x.decode([1, *ids, 2, 0]) == text
+  assert x.decode(ids[:3]) == 'a \ufffd'
+  assert b''.join(x.pieces[i] for i in ids) == text.encode()
+  # Every byte of a character ends where it does.
+  assert x.ends(text) == [i for i, c in enumerate(text, 1)
+                          for _ in c.encode()]
+  assert len({*x.vocabulary}) == 259
+  refused(lambda: x.encode('a\ud800'), 'position 1')
+  refused(lambda: x.decode([259]), '258')
+  ids = data.align_vocabularies(CHARACTERS, x)
+  assert np.all(ids >= 0) and ids[2] == 2
+  at = data.align_positions('t\u00e9', x, x)
+  np.testing.assert_array_equal(at, [0, -1, 2])
+
+
 def library(folder, kind, config=None, **files):
   """A tiny tokenizer of a kind, saved as others save theirs."""
   tk = pytest.importorskip('tokenizers')

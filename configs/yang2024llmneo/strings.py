@@ -4,6 +4,8 @@ r"""Distillation into low-rank updates (LLM-Neo) against all weights.
       --config configs/yang2024llmneo/strings.py:small
 
 The student knows two tasks; it is to learn two others, which the teacher knows.
+On held-out text of seed 0 neither ranks 8 and 16 nor rates 3e-3, 1e-2 and 3e-2
+come nearer: 1.66 nats at best where all weights have 0.81.
 
 Here, `small`, mean paired difference +- its standard error:
 

@@ -24,7 +24,7 @@ def characters() -> Tokenizer:
       raise UserError(
           f'The tokenizer of characters does not know {ascii(text[bad[0]])} at '
           f'position {bad[0]}: it has newline and printable ASCII '
-          f'({bad.size} of {len(text)} are others).')
+          f"({bad.size} of {len(text)} are others). 'bytes' takes any text.")
     return found.tolist()
 
   def decode(tokens) -> str:

@@ -46,8 +46,8 @@ def tokenizer(name: str) -> Tokenizer:
   """A tokenizer.
 
   Args:
-    name: 'characters', which is embedded: newline and printable ASCII; or a
-      folder with `tokenizer.json`, read by the library `tokenizers`. There,
+    name: 'characters' (newline and printable ASCII) or 'bytes' (any text),
+      which are embedded; or a folder with `tokenizer.json`, read by the library `tokenizers`. There,
       special ids are those that `tokenizer_config.json` names, else those of
       `config.json`; where the latter has a `vocab_size` beyond the last token,
       that is the size.
@@ -55,16 +55,18 @@ def tokenizer(name: str) -> Tokenizer:
   Raises:
     UserError: no such tokenizer or folder, a damaged file, no library.
   """
-  # Both modules need the type above.
+  # All modules need the type above.
+  from kt_jax.data.byte_tokenizer import byte_tokenizer
   from kt_jax.data.characters import characters
   from kt_jax.data.tokenizer_json import tokenizer_json
   if not isinstance(name, str) or not name:
-    raise UserError("tokenizer must be 'characters' or a folder with "
+    raise UserError("tokenizer must be 'characters', 'bytes' or a folder with "
                     f'tokenizer.json, got {name!r}.')
-  if name == 'characters':
-    return characters()
+  embedded = dict(characters=characters, bytes=byte_tokenizer)
+  if name in embedded:
+    return embedded[name]()
   folder = pathlib.Path(name).expanduser()
   if not folder.is_dir():
-    raise UserError(nearest('tokenizer', name, ['characters'])
+    raise UserError(nearest('tokenizer', name, embedded)
                     + ' Or name a folder with tokenizer.json.')
   return tokenizer_json(folder)

@@ -1,0 +1,38 @@
+r"""A teacher of another vocabulary: sorted masses (ULD) or the tokens of both.
+
+  python -m experiments.run --workdir runs/uld \
+      --config configs/boizard2024uld/strings.py:small
+
+The teacher reads bytes, the student characters. ULD compares no tokens; where
+both write the same, `mapped` compares them. `same` has a teacher of characters.
+"""
+from configs import common
+from configs import common_language as language
+
+VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
+
+
+def get_config(variant: str = 'small'):
+  c = language.distill_strings('boizard2024uld')
+  r = c.run
+  r.members.bytes = language.member(model=language.sized(3, 96, 4),
+                                    data=dict(tokenizer='bytes'))
+  other = lambda mapping: language.token_teacher(
+      'bytes', tokenizer='bytes', mapping=mapping)
+  r.teachers.mapped = other('strings')
+  r.teachers.unmapped = other('')
+  r.terms.label = language.token_term('cross_entropy')
+  r.terms.mapped = language.token_term('kd', teacher='mapped', temperature=1.0)
+  r.terms.uld = language.token_term('uld', 1.5, teacher='unmapped')
+  c.arms = {}
+  c.arms.label = common.arm('label')
+  c.arms.same = common.arm('label', 'fkl')
+  for name in ('mapped', 'uld'):
+    c.arms[name] = common.arm('label', name)
+  c.baseline = 'label'
+  for metric in ('exact', 'nll'):
+    for better, than in (('uld', 'label'), ('mapped', 'label'),
+                         ('mapped', 'uld')):
+      c.claims[f'{better} over {than}, {metric}'] = common.claim(
+          better, than, metric, lower=metric == 'nll')
+  return language.variant(c, variant, VARIANTS)
