@@ -646,7 +646,8 @@ PAPERS = {
         2024, '2402.12842',
         ('losses.reverse_kl', 'modules.SoftPrompt'),
         ('configs/kim2024promptkd/strings.py',), 'formula',
-        'prompt and student move at once; the config was not run at length'),
+        'prompt and student move at once; fails: a prefix breaks the small '
+        'teacher'),
     'liu2024ddk': Paper(
         'DDK: Distilling Domain Knowledge for Efficient Large Language Models',
         2024, '2407.16154',

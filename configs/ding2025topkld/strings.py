@@ -9,10 +9,12 @@ Here, `small`, mean paired difference +- its standard error:
 
   more at 3 bits than at 8 (sample_teacher_nll): -0.0053 +- 0.0113, undecided
   top_reverse over fkl, answers (exact): +0.0058 +- 0.0044, undecided
-  top_reverse over fkl, samples (sample_teacher_nll): -0.0112 +- 0.0059, undecided
+  top_reverse over fkl, samples (sample_teacher_nll):
+    -0.0112 +- 0.0059, undecided
   top_reverse over fkl, text (nll): +0.0014 +- 0.0021, undecided
   top_reverse over rkl, answers (exact): +0.0058 +- 0.0015, holds
-  top_reverse over rkl, samples (sample_teacher_nll): +0.0041 +- 0.0048, undecided
+  top_reverse over rkl, samples (sample_teacher_nll):
+    +0.0041 +- 0.0048, undecided
   top_reverse over rkl, text (nll): -0.0006 +- 0.0005, holds
 """
 from configs import common

@@ -3,10 +3,15 @@ r"""A teacher whose prompt learns what the student can take in (PromptKD).
   python -m experiments.run --workdir runs/promptkd \
       --config configs/kim2024promptkd/strings.py:small
 
-All three gradients of an update are taken at one point; in the paper the prompt
-moves first.
+All three gradients of an update are taken at one point, and what holds the
+prompted teacher near the plain one keeps its weight; in the paper the prompt
+moves first, and the weight falls to 0. This small teacher has never seen a
+prefix and is 7.6 nats from itself under one; 300 updates bring it to 2.9.
 
-`small` was not run yet.
+Here, `small`, mean paired difference +- its standard error:
+
+  exact: -0.3292 +- 0.0537, fails
+  token_accuracy: -0.2172 +- 0.0274, fails
 """
 from configs import common
 from configs import common_language as language
