@@ -2,6 +2,7 @@
 
 Axes: N rows, S positions, R positions of the other tokenizer.
 """
+import codecs
 from typing import NamedTuple
 
 import numpy as np
@@ -99,11 +100,9 @@ def _read(ids, tokenizer):
   if not whole.endswith(text):
     return text, [None] * len(ids)
   skipped = len(whole) - len(text)  # the space before the first word
-  ends, written = [], b''
+  decoder, ends, count = codecs.getincrementaldecoder('utf-8')(), [], -skipped
   for piece in pieces:
-    written += piece
-    try:
-      ends.append(len(written.decode()) - skipped if piece else None)
-    except UnicodeDecodeError:
-      ends.append(None)
+    count += len(decoder.decode(piece))
+    within, _ = decoder.getstate()
+    ends.append(count if piece and not within else None)
   return text, ends
