@@ -29,6 +29,8 @@ def member_config(config, name: str):
   with found.unlocked():
     if domains is not None:
       found.data.domains = domains
+    if not found.data.data_dir:
+      found.data.data_dir = config.data.data_dir
     if spec.by_seed:
       found.seed = config.seed
     if spec.start and 'model' not in spec.changes:

@@ -230,6 +230,8 @@ def test_workdir_refuses_another_config_but_not_another_mesh(tmp_path):
   free = CONFIG | dict(mesh=dict(data=1, model=2), data=dict(data_dir='y'))
   checkpoint.open_workdir(tmp_path / 'w', free)
   assert checkpoint.config_hash(free) == checkpoint.config_hash(CONFIG)
+  within, moved = ({'run': dict(CONFIG, data=dict(data_dir=x))} for x in 'xy')
+  assert checkpoint.config_hash(within) == checkpoint.config_hash(moved)
   other = CONFIG | dict(a=dict(b=2, c=[1, 2]))
   assert checkpoint.config_hash(other) != checkpoint.config_hash(CONFIG)
   with pytest.raises(core.UserError, match='a.b was 1, now 2'):

@@ -13,7 +13,8 @@ import jax
 
 from kt_jax import core
 
-# What may differ between a run and its resumption: it changes no number.
+# What may differ between a run and its resumption, here and in the configs
+# within: it changes no number.
 FREE = ('mesh', 'data.data_dir')
 
 
@@ -119,7 +120,7 @@ def code_version() -> dict[str, str]:
 
 
 def _is_free(key: str) -> bool:
-  return any(key == f or key.startswith(f + '.') for f in FREE)
+  return any(f'.{f}.' in f'.{key}.' for f in FREE)
 
 
 def _leaves(value, prefix='') -> dict[str, Any]:
