@@ -132,8 +132,8 @@ def _pretrained(config):
 
 
 def _member(config, name):
-  return pool.changed(config.pretrain, config.teachers[name].changes,
-                      f'config.teachers.{name}.changes')
+  return pool.trained_for(config, config.teachers[name].changes,
+                          f'config.teachers.{name}.changes')
 
 
 def _target(name: str, array: str, images, labels) -> np.ndarray:

@@ -24,13 +24,10 @@ def member_config(config, name: str):
   if 'domains' in changes.get('data', {}):  # in place of those, not beside them
     domains = changes.data.domains
     del changes.data.domains
-  found = pool.changed(config.pretrain, changes,
-                       f'config.members.{name}.changes')
+  found = pool.trained_for(config, changes, f'config.members.{name}.changes')
   with found.unlocked():
     if domains is not None:
       found.data.domains = domains
-    if not found.data.data_dir:
-      found.data.data_dir = config.data.data_dir
     if spec.by_seed:
       found.seed = config.seed
     if spec.start and 'model' not in spec.changes:

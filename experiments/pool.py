@@ -25,9 +25,17 @@ class Member(NamedTuple):
 
 def members(config):
   """Name -> checkpoint directory, or the config that trains the member."""
-  return {name: changes.get('checkpoint') or changed(
-      config.pretrain, changes, f'config.pool.{name}')
+  return {name: changes.get('checkpoint') or trained_for(
+      config, changes, f'config.pool.{name}')
           for name, changes in config.pool.items()}
+
+
+def trained_for(config, changes, where: str):
+  """`config.pretrain` with `changes`; its data are where those of `config` are,
+  if it does not say."""
+  found = changed(config.pretrain, changes, where)
+  found.data.data_dir = found.data.data_dir or config.data.data_dir
+  return found
 
 
 def changed(base, changes, where: str):

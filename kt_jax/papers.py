@@ -631,8 +631,8 @@ PAPERS = {
         'Distillation Loss for LLMs',
         2024, '2402.12030',
         ('losses.uld',),
-        ('configs/boizard2024uld/strings.py',), 'checked',
-        'the distance'),
+        ('configs/boizard2024uld/strings.py',), 'run',
+        'over labels undecided; a mapping of tokens is above it'),
     'xu2024skd': Paper(
         'Speculative Knowledge Distillation: Bridging the Teacher-Student Gap '
         'Through Interleaved Sampling',

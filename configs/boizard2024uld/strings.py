@@ -5,6 +5,15 @@ r"""A teacher of another vocabulary: sorted masses (ULD) or the tokens of both.
 
 The teacher reads bytes, the student characters. ULD compares no tokens; where
 both write the same, `mapped` compares them. `same` has a teacher of characters.
+
+Here, `small`, mean paired difference +- its standard error:
+
+  mapped over label, exact: +0.0063 +- 0.0044, undecided
+  mapped over label, nll: -0.0021 +- 0.0006, holds
+  mapped over uld, exact: +0.0262 +- 0.0078, holds
+  mapped over uld, nll: -0.0320 +- 0.0267, undecided
+  uld over label, exact: -0.0200 +- 0.0101, undecided
+  uld over label, nll: +0.0298 +- 0.0264, undecided
 """
 from configs import common
 from configs import common_language as language
