@@ -55,18 +55,17 @@ def tokenizer(name: str) -> Tokenizer:
   Raises:
     UserError: no such tokenizer or folder, a damaged file, no library.
   """
-  # All modules need the type above.
-  from kt_jax.data.byte_tokenizer import byte_tokenizer
-  from kt_jax.data.characters import characters
+  # Both modules need the type above.
+  from kt_jax.data import embedded
   from kt_jax.data.tokenizer_json import tokenizer_json
   if not isinstance(name, str) or not name:
     raise UserError("tokenizer must be 'characters', 'bytes' or a folder with "
                     f'tokenizer.json, got {name!r}.')
-  embedded = dict(characters=characters, bytes=byte_tokenizer)
-  if name in embedded:
-    return embedded[name]()
+  ours = dict(characters=embedded.characters, bytes=embedded.of_bytes)
+  if name in ours:
+    return ours[name]()
   folder = pathlib.Path(name).expanduser()
   if not folder.is_dir():
-    raise UserError(nearest('tokenizer', name, embedded)
+    raise UserError(nearest('tokenizer', name, ours)
                     + ' Or name a folder with tokenizer.json.')
   return tokenizer_json(folder)
