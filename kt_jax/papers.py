@@ -587,9 +587,10 @@ PAPERS = {
         'Fusion',
         2024, '2406.15480',
         ('fuse.dynamic_logit_fusion',),
-        ('configs/fan2024dlf/strings.py',), 'run',
-        'the grid of the paper, and its minimum exactly, against scipy; over a '
-        'fixed weight undecided on one task, fails on mixed ones'),
+        ('configs/fan2024dlf/strings.py',), 'replicated',
+        'the grid of the paper, and its minimum exactly, against scipy; above '
+        'every expert on mixed tasks; over a fixed weight undecided on one '
+        'task, fails on mixed ones'),
     'shing2025taid': Paper(
         'TAID: Temporally Adaptive Interpolated Distillation for Efficient '
         'Knowledge Transfer in Language Models',

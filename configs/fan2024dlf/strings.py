@@ -13,6 +13,9 @@ Here, `small`, mean paired difference +- its standard error:
   mixed tasks: over dynamic reverse (exact): +0.0078 +- 0.0487, undecided
   mixed tasks: over dynamic sort (exact): +0.1300 +- 0.0523, holds
   mixed tasks: over dynamic upper (exact): +0.0478 +- 0.1707, undecided
+  mixed tasks: over expert reverse (exact): +0.3278 +- 0.1593, holds
+  mixed tasks: over expert sort (exact): +0.3778 +- 0.0901, holds
+  mixed tasks: over expert upper (exact): +0.2144 +- 0.1005, holds
   reverse: over expert (reverse_angle_exact): +0.2433 +- 0.2433, undecided
   reverse: over large (reverse_angle_exact): +0.9967 +- 0.0033, holds
   reverse: over proxy (reverse_angle_exact): +0.0000 +- 0.0000, undecided
@@ -84,8 +87,9 @@ def get_config(variant: str = 'small'):
           f'dynamic_{task}', f'{than}_{task}', metric)
     c.claims[f'{task}: over large'] = common.claim(f'dynamic_{task}', 'large',
                                                    metric)
-    c.claims[f'mixed tasks: over dynamic {task}'] = common.claim(
-        'dynamic', f'dynamic_{task}', 'exact')
+    for than in ('dynamic', 'expert'):
+      c.claims[f'mixed tasks: over {than} {task}'] = common.claim(
+          'dynamic', f'{than}_{task}', 'exact')
   c.claims['mixed tasks: over a static weight'] = common.claim(
       'dynamic', 'proxy', 'exact')
   return language.variant(c, variant, VARIANTS)
