@@ -22,7 +22,8 @@
 | a task of strings | a domain with source `task:NAME`; `data/strings.py` |
 | draw rows of domains by shares that change | `mixed_stream` |
 | text to ids and back | `tokenizer` |
-| compare the tokens of two models | `align_vocabularies`, `align_positions`, `retokenize` |
+| compare the tokens of two models | `align_vocabularies`, `align_positions` |
+| write rows in the tokens of another model | `retokenize` |
 """
 from kt_jax.data.arrays import Arrays as Arrays
 from kt_jax.data.arrays import Info as Info
