@@ -12,9 +12,6 @@ import jax
 from ml_collections import config_dict
 import numpy as np
 
-from kt_jax import checkpoint
-from kt_jax import core
-from kt_jax import data
 from experiments import bench_distill
 from experiments import bench_generate
 from experiments import bench_lm_loss
@@ -25,6 +22,9 @@ from experiments import bench_population
 from experiments import bench_startup
 from experiments import distill
 from experiments import pretrain
+from kt_jax import checkpoint
+from kt_jax import core
+from kt_jax import data
 
 MEASURES = {'startup': bench_startup, 'loop': bench_loop,
             'distill': bench_distill, 'merge': bench_merge,

@@ -10,13 +10,13 @@ import time
 import jax
 import numpy as np
 
-from kt_jax import data
-from kt_jax import train
 from experiments import bench_losses
 from experiments import bench_turns
 from experiments import distill
 from experiments import pretrain
 from experiments import report
+from kt_jax import data
+from kt_jax import train
 
 # Arm -> what it is, the arms it is held against (their sum), and the limit.
 ARMS = {

@@ -3,9 +3,9 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from kt_jax import models
 from experiments import bench_turns
 from experiments import report
+from kt_jax import models
 
 GENERATE, PRODUCTS = 'generate', 'products'
 

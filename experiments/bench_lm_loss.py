@@ -9,10 +9,10 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from kt_jax import core
-from kt_jax import losses
 from experiments import bench_turns
 from experiments import report
+from kt_jax import core
+from kt_jax import losses
 
 PRODUCTS = 'four products'
 MEMORY, TIME = 5, 1.3  # limits: plain over ours, ours over the products

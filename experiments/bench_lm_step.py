@@ -5,12 +5,12 @@ import time
 import jax
 import numpy as np
 
-from kt_jax import models
-from kt_jax import train
 from experiments import bench_turns
 from experiments import members
 from experiments import pretrain_lm
 from experiments import report
+from kt_jax import models
+from kt_jax import train
 
 
 def check(config):

@@ -11,11 +11,11 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import tqdm
 
+from experiments import report
 from kt_jax import checkpoint
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
-from experiments import report
 
 ARMS = {'bare': 'bare jitted step, one fixed batch',
         'nnx': 'nnx.jit + nnx.Optimizer, likewise',

@@ -5,13 +5,13 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from experiments import bench_turns
+from experiments import report
 from kt_jax import core
 from kt_jax import data
 from kt_jax import losses
 from kt_jax import models
 from kt_jax import train
-from experiments import bench_turns
-from experiments import report
 
 LIMIT = 20  # percent of a step that a loss may take without a reason
 # Why some take more, where that lies in what they are.

@@ -14,11 +14,11 @@ import ml_dtypes
 import numpy as np
 import tqdm
 
+from experiments import bench_turns
+from experiments import report
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
-from experiments import bench_turns
-from experiments import report
 
 OURS, PEER, FLOOR = 'kt-merge', 'mergekit', 'read and write'
 _BUFFER = 2 ** 21  # bytes

@@ -8,14 +8,14 @@ from jax import monitoring
 from jax import numpy as jnp
 import numpy as np
 
+from experiments import bench_turns
+from experiments import report
 from kt_jax import core
 from kt_jax import data
 from kt_jax import merge
 from kt_jax import models
 from kt_jax import procedures
 from kt_jax import scores
-from experiments import bench_turns
-from experiments import report
 
 LOOP = 'loop'
 _COMPILED = '/jax/core/compile/backend_compile_duration'

@@ -19,12 +19,12 @@ import jax
 from jax import monitoring
 import tqdm
 
-from kt_jax import core
-from kt_jax import data
-from kt_jax import train
 from experiments import pretrain
 from experiments import report
 from experiments import run as launcher
+from kt_jax import core
+from kt_jax import data
+from kt_jax import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Where the time to the first step goes; each moment counts for one of them.

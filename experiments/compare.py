@@ -4,12 +4,12 @@ import importlib
 import json
 import math
 
-from kt_jax import checkpoint
-from kt_jax import core
 from experiments import pool
 from experiments import report
 from experiments import statistics
 from experiments import sweep
+from kt_jax import checkpoint
+from kt_jax import core
 
 
 def arm_config(config, name: str, seed: int):

@@ -11,16 +11,16 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from experiments import compare
+from experiments import language_measure
+from experiments import members
+from experiments import pretrain_lm
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import fuse
 from kt_jax import losses
 from kt_jax import models
 from kt_jax import train
-from experiments import compare
-from experiments import language_measure
-from experiments import members
-from experiments import pretrain_lm
 
 _ROLES = dict(logits='logits', base='base_logits', experts='expert_logits',
               anti_experts='anti_expert_logits')

@@ -8,15 +8,15 @@ import copy
 import jax
 import numpy as np
 
+from experiments import distill_measure
+from experiments import generations
+from experiments import pool
+from experiments import pretrain
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
-from experiments import distill_measure
-from experiments import generations
-from experiments import pool
-from experiments import pretrain
 
 
 def check(config):

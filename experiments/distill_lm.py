@@ -5,14 +5,14 @@ run beside the student, or what they say of the data is read from disk.
 """
 import jax
 
-from kt_jax import core
-from kt_jax import data
-from kt_jax import procedures
-from kt_jax import train
 from experiments import language_measure
 from experiments import members
 from experiments import pretrain_lm
 from experiments import token_cache
+from kt_jax import core
+from kt_jax import data
+from kt_jax import procedures
+from kt_jax import train
 
 
 def check(config):

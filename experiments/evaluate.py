@@ -2,11 +2,11 @@
 import dataclasses
 import json
 
+from experiments import pretrain
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
-from experiments import pretrain
 
 
 def check(config):

@@ -2,10 +2,10 @@
 import dataclasses
 import re
 
+from experiments import pretrain
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
-from experiments import pretrain
 
 
 def check(config):

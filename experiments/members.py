@@ -4,12 +4,12 @@ import json
 
 import jax
 
+from experiments import pool
+from experiments import pretrain_lm
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
-from experiments import pool
-from experiments import pretrain_lm
 
 _CHECKED = {}
 

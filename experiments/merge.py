@@ -11,15 +11,15 @@ import json
 import jax
 import numpy as np
 
-from kt_jax import checkpoint
-from kt_jax import merge
-from kt_jax import train
 from experiments import compare
 from experiments import merge_check
 from experiments import merge_kinds
 from experiments import merge_plots
 from experiments import merge_scene
 from experiments import pretrain
+from kt_jax import checkpoint
+from kt_jax import merge
+from kt_jax import train
 
 check = merge_check.check
 

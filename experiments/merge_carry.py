@@ -3,14 +3,14 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from kt_jax import procedures
-from kt_jax.merge import rules
 from experiments import merge_apply
 from experiments import merge_kinds
 from experiments.merge_options import OneOf
 from experiments.merge_options import options
 from experiments.merge_options import read
 from experiments.merge_options import Task
+from kt_jax import procedures
+from kt_jax.merge import rules
 
 
 @options(bottom=1, top=0, transition=0, others=0.0)

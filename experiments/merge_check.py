@@ -4,11 +4,6 @@ import re
 
 import jax
 
-from kt_jax import core
-from kt_jax import data
-from kt_jax import merge
-from kt_jax import models
-from kt_jax import train
 from experiments import compare
 from experiments import finetune
 from experiments import merge_apply
@@ -17,6 +12,11 @@ from experiments import merge_options
 from experiments import merge_procedures
 from experiments import merge_scene
 from experiments import pretrain
+from kt_jax import core
+from kt_jax import data
+from kt_jax import merge
+from kt_jax import models
+from kt_jax import train
 
 
 def check(config):

@@ -5,11 +5,11 @@ import functools
 import numpy as np
 import optax
 
+from experiments.merge_options import OneOf
 from kt_jax import core
 from kt_jax import data
 from kt_jax import merge
 from kt_jax import procedures
-from experiments.merge_options import OneOf
 
 SETTINGS = dict(
     examples=OneOf(('validation', 'train')), steps=100, batch=128,

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kt_jax import core
-from kt_jax import data
 from experiments import merge_apply
 from experiments import merge_scene
+from kt_jax import core
+from kt_jax import data
 
 
 class Made(NamedTuple):

@@ -1,14 +1,14 @@
 """Arms of `merge` that learn a few numbers, or all of them, by gradient."""
 import re
 
-from kt_jax import core
-from kt_jax import procedures
 from experiments import merge_apply
 from experiments import merge_descent
 from experiments import merge_kinds
 from experiments.merge_options import OneOf
 from experiments.merge_options import options
 from experiments.merge_options import read
+from kt_jax import core
+from kt_jax import procedures
 
 
 @options(**merge_descent.SETTINGS | dict(

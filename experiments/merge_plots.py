@@ -1,8 +1,8 @@
 """Plots of `merge`: accuracy of the arms, loss along paths."""
 import numpy as np
 
-from kt_jax.train import plots
 from experiments import statistics
+from kt_jax.train import plots
 
 BLUE = '#0072B2'
 

@@ -1,11 +1,11 @@
 """Kinds of arms of `merge` that search or learn; see `merge_kinds`."""
-from kt_jax import procedures
 from experiments import merge_carry
 from experiments import merge_kinds
 from experiments import merge_learn
 from experiments import merge_route
 from experiments import merge_scene
 from experiments import merge_search
+from kt_jax import procedures
 
 evolve, flow = merge_search.evolve, merge_search.flow
 learn, fit = merge_learn.learn, merge_learn.fit

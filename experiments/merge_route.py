@@ -6,12 +6,12 @@ from jax import numpy as jnp
 import numpy as np
 import optax
 
-from kt_jax import procedures
 from experiments import merge_apply
 from experiments import merge_kinds
 from experiments.merge_options import OneOf
 from experiments.merge_options import options
 from experiments.merge_options import read
+from kt_jax import procedures
 
 EXAMPLES = 250  # whose models are evaluated in one call
 

@@ -9,11 +9,11 @@ import zlib
 import jax
 import numpy as np
 
+from experiments import pool
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
-from experiments import pool
 
 APART = 1000  # seeds of the experts of one seed of the config
 

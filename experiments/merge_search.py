@@ -5,16 +5,16 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from kt_jax import core
-from kt_jax import merge
-from kt_jax import models
-from kt_jax import procedures
-from kt_jax.models.intercept import intercept
 from experiments import merge_apply
 from experiments import merge_kinds
 from experiments.merge_options import OneOf
 from experiments.merge_options import options
 from experiments.merge_options import read
+from kt_jax import core
+from kt_jax import merge
+from kt_jax import models
+from kt_jax import procedures
+from kt_jax.models.intercept import intercept
 
 SEARCH = dict(search=OneOf(('cma_es', 'random_search')), evaluations=300,
               sigma=1 / 6, population=0, bounds=(), at_once=1)

@@ -7,12 +7,12 @@ from etils import epath
 import jax
 import numpy as np
 
+from experiments import pretrain
 import kt_jax
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
-from experiments import pretrain
 
 
 class Member(NamedTuple):

@@ -4,13 +4,13 @@ import dataclasses
 import json
 from typing import Any, NamedTuple
 
+from experiments import language_measure
+from experiments import pretrain
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
-from experiments import language_measure
-from experiments import pretrain
 
 
 def check(config, start=None):

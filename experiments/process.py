@@ -70,6 +70,7 @@ def quiet():
 def use_compilation_cache():
   """Keeps compiled programs in the user's cache folder, a start being slow."""
   import jax
+
   from kt_jax import data
   if os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     return

@@ -63,9 +63,9 @@ def _main(argv) -> int:
     print(configs.listing())
     return 0
   process.quiet()
-  from kt_jax import train  # here and below: --list and --help do without jax
   from experiments import report
   from experiments import sweep
+  from kt_jax import train  # here and below: --list and --help do without jax
   train.initialize(args.coordinator, args.processes, args.process)
   process.use_compilation_cache()
 
@@ -194,6 +194,7 @@ def _experiment(name: str):
 def _probe(workdir: str, config) -> None:
   """Refuses a workdir that the run would refuse, before the run is prepared."""
   import json
+
   from kt_jax import checkpoint
   if '://' in workdir:
     return

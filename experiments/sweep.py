@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from kt_jax import checkpoint
-from kt_jax import core
 from experiments import config as configs
 from experiments import report
+from kt_jax import checkpoint
+from kt_jax import core
 
 
 class Run(NamedTuple):

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import tqdm
 
+from experiments import pretrain
+from experiments import report
+from experiments import statistics
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import procedures
 from kt_jax.train import plots
-from experiments import pretrain
-from experiments import report
-from experiments import statistics
 
 TOLERANCE = 0.1  # of a slope
 NEAR = 0.02  # share of a plateau that a risk may be away from it

@@ -11,15 +11,15 @@ import json
 import jax
 import numpy as np
 
+from experiments import pool as pools
+from experiments import pretrain
+from experiments import transfer_report
+from experiments import transfer_student
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
-from experiments import pool as pools
-from experiments import pretrain
-from experiments import transfer_report
-from experiments import transfer_student
 
 # Columns of pairs.csv: accuracies and rho are shares of `count` test examples,
 # delta is in points, gain and loss are rho of the student after against before.

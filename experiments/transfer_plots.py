@@ -1,8 +1,8 @@
 """Plots of a report of transfers; a pair is (student, teacher)."""
 import numpy as np
 
-from kt_jax.train import plots
 from experiments import statistics
+from kt_jax.train import plots
 
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#777777'  # Okabe and Ito's
 NOTE = """\

@@ -18,11 +18,11 @@ import math
 from etils import epath
 import numpy as np
 
-from kt_jax import checkpoint
-from kt_jax import core
 from experiments import report
 from experiments import statistics
 from experiments import transfer_plots
+from kt_jax import checkpoint
+from kt_jax import core
 
 PARTS = {  # of the pairs, by gap; the authors say 'stronger' from 3 points on
     'all pairs': (-math.inf, math.inf), 'teacher weaker': (-math.inf, 0),

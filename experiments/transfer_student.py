@@ -7,12 +7,12 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from experiments.pool import right
 from kt_jax import checkpoint
 from kt_jax import data
 from kt_jax import merge
 from kt_jax import scores
 from kt_jax import train
-from experiments.pool import right
 
 
 class Arm(NamedTuple):

@@ -5,6 +5,7 @@ import sys
 
 import jax
 from jax import numpy as jnp
+from models_test import TINY
 import numpy as np
 import pytest
 from scipy import optimize
@@ -13,7 +14,6 @@ from scipy.spatial import distance
 from kt_jax import align
 from kt_jax import core
 from kt_jax import models
-from models_test import TINY
 
 SPEC = {'fc1/kernel': (None, 'one'), 'fc1/bias': ('one',),
         'fc2/kernel': ('one', 'two'), 'fc2/bias': ('two',),

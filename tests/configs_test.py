@@ -72,6 +72,7 @@ def test_runs(name, checkpoint_dir, tmp_path, capsys):
 def test_finetune_and_evaluate(checkpoint_dir, tmp_path, capsys):
   """Part of the parameters loaded, part of them trained; evaluation agrees."""
   import numpy as np
+
   from kt_jax import checkpoint
   argv = ['--config', 'configs/basic/finetune.py:tiny',
           f'--config.init.checkpoint={checkpoint_dir}']

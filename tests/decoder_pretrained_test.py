@@ -3,6 +3,7 @@ import json
 import pathlib
 import shutil
 
+from decoder_test import filled
 import jax
 from jax import numpy as jnp
 import ml_dtypes
@@ -14,7 +15,6 @@ from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import models
 from kt_jax import train
-from decoder_test import filled
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'decoders'
 NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

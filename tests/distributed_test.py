@@ -11,12 +11,12 @@ import socket
 import subprocess
 import sys
 
+import interrupted
 import jax
 from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
-import interrupted
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data

@@ -1,6 +1,11 @@
 """Generation: the cache changes nothing; draws are from what is said."""
 import functools
 
+from decoder_test import CONTEXT
+from decoder_test import filled
+from decoder_test import ids
+from decoder_test import KINDS
+from decoder_test import made
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -8,11 +13,6 @@ import pytest
 
 from kt_jax import core
 from kt_jax import models
-from decoder_test import CONTEXT
-from decoder_test import filled
-from decoder_test import ids
-from decoder_test import KINDS
-from decoder_test import made
 
 P, R = 7, 6
 

@@ -9,10 +9,10 @@ import pathlib
 import re
 import signal
 
+from golden.merge import llamas
 import numpy as np
 import pytest
 
-from golden.merge import llamas
 from kt_jax.cli import main as command
 
 SHAPES = {'model.embed_tokens.weight': (6, 4), 'model.norm.weight': (4,),

@@ -9,10 +9,10 @@ import resource
 import subprocess
 import sys
 
+from golden.merge import llamas
 import numpy as np
 import pytest
 
-from golden.merge import llamas
 from kt_jax import checkpoint
 from kt_jax.checkpoint import place as place_lib
 from kt_jax.cli import main as command

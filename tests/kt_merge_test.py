@@ -3,6 +3,7 @@ import json
 import pathlib
 import re
 
+from golden.merge import llamas
 import jax
 import ml_dtypes
 import numpy as np
@@ -10,7 +11,6 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 
-from golden.merge import llamas
 from kt_jax import checkpoint
 from kt_jax.cli import main as command
 from kt_jax.cli import vocabulary

@@ -7,15 +7,15 @@ import jax
 from jax import numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from losses_cases import feature
+from losses_cases import relation
+from losses_cases import response
+from losses_cases import sequence
 import numpy as np
 import pytest
 
 from kt_jax import core
 from kt_jax import losses
-from losses_cases import feature
-from losses_cases import relation
-from losses_cases import response
-from losses_cases import sequence
 
 B = 8
 KINDS = (response, feature, relation, sequence)

@@ -9,18 +9,18 @@ import signal
 import subprocess
 import sys
 
+import interrupted
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
-import interrupted
+from configs import common
+from experiments import evaluate
+from experiments import finetune
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import train
-from experiments import evaluate
-from experiments import finetune
-from configs import common
 
 HERE = 'resume_test_losses'  # this module, under a name that a config can say
 sys.modules[HERE] = sys.modules[__name__]

@@ -1,6 +1,7 @@
 """Fisher, Gram matrices, BatchNorm's moments: explicit loops and identities."""
 import functools
 
+from align_test import network
 from flax import nnx
 import jax
 from jax import numpy as jnp
@@ -14,7 +15,6 @@ from kt_jax import core
 from kt_jax import merge
 from kt_jax import models
 from kt_jax import stats
-from align_test import network
 
 N, D, K = 13, 4, 3
 

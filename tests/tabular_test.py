@@ -4,10 +4,10 @@ import csv
 import numpy as np
 import pytest
 
-from kt_jax import core
-from kt_jax import procedures
 from experiments import config as configs
 from experiments import tabular
+from kt_jax import core
+from kt_jax import procedures
 
 NAME = 'configs/zhao2023limits/tabular.py'
 

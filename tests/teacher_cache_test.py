@@ -2,6 +2,10 @@
 import json
 import time
 
+from data_test import assert_same
+from data_test import EVERYTHING
+from data_test import some
+from data_test import take
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -10,10 +14,6 @@ import pytest
 from kt_jax import data
 from kt_jax.core import UserError
 from kt_jax.data import records
-from data_test import assert_same
-from data_test import EVERYTHING
-from data_test import some
-from data_test import take
 
 K = 12
 

@@ -13,13 +13,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
   sys.path.insert(0, str(ROOT))
 
+from configs import common
+from experiments import finetune
+from experiments import pretrain
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
-from configs import common
-from experiments import finetune
-from experiments import pretrain
 
 INFO = data.Info('tiny', 10, (4, 4, 1), (0.5,), (0.5,), (), {})
 

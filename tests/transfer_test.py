@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from experiments import transfer
 from experiments import pool as pools
+from experiments import transfer
 from experiments import transfer_student
 from kt_jax import core
 from kt_jax import data

@@ -16,9 +16,11 @@ the host with NumPy and SciPy. Leaves that the parameters lack, such as
 BatchNorm's statistics, may stand in the spec; `params | stats` moves them too.
 """
 from kt_jax.align.activation_matching import (
-    activation_matching as activation_matching)
+    activation_matching as activation_matching,
+)
 from kt_jax.align.optimal_transport import (
-    optimal_transport as optimal_transport)
+    optimal_transport as optimal_transport,
+)
 from kt_jax.align.permute import permute as permute
 from kt_jax.align.spec import check_spec as check_spec
 from kt_jax.align.transport import transport as transport

@@ -4,7 +4,6 @@ import os
 import pathlib
 from typing import Any
 
-import ml_dtypes  # pylint: disable=unused-import  # gives numpy bfloat16
 import numpy as np
 import safetensors
 

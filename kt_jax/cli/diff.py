@@ -100,7 +100,7 @@ def format_diff(rows: list[LeafDiff], sort: str = 'name') -> str:
                  + (f' {row.what}: {row.detail}' if row.detail else ''))
   if compared:
     total = _row('total', 'total', '', [r.sums for r in compared],
-                 max((_number(r.max_abs) for r in compared)),
+                 max(_number(r.max_abs) for r in compared),
                  sum(r.differing * r.size for r in compared),
                  np.sum([r.not_finite for r in compared], 0),
                  sum(r.size for r in compared))

@@ -46,6 +46,8 @@ from kt_jax.data.mix import cutmix as cutmix
 from kt_jax.data.mix import mixup as mixup
 from kt_jax.data.mix import normalize as normalize
 from kt_jax.data.mixed_stream import mixed_stream as mixed_stream
+from kt_jax.data.retokenize import retokenize as retokenize
+from kt_jax.data.retokenize import Retokenized as Retokenized
 from kt_jax.data.sources import from_arrays as from_arrays
 from kt_jax.data.stream import batches_for_eval as batches_for_eval
 from kt_jax.data.stream import stream as stream
@@ -56,8 +58,6 @@ from kt_jax.data.teacher_cache import TeacherCache as TeacherCache
 from kt_jax.data.text_arrays import TextArrays as TextArrays
 from kt_jax.data.text_config import DEFAULTS_DOMAIN as DEFAULTS_DOMAIN
 from kt_jax.data.text_config import DEFAULTS_TEXT as DEFAULTS_TEXT
-from kt_jax.data.retokenize import retokenize as retokenize
-from kt_jax.data.retokenize import Retokenized as Retokenized
 from kt_jax.data.token_alignment import align_positions as align_positions
 from kt_jax.data.token_alignment import align_vocabularies as align_vocabularies
 from kt_jax.data.tokenizer import Tokenizer as Tokenizer

@@ -16,7 +16,9 @@ What comes back are log-probabilities `[..., V]`, which are logits: a sampler's
 temperature and nucleus apply to them, once, and not to what goes in.
 """
 from kt_jax.fuse.dynamic_logit_fusion import (
-    dynamic_logit_fusion as dynamic_logit_fusion)
+    dynamic_logit_fusion as dynamic_logit_fusion,
+)
 from kt_jax.fuse.emulated_fine_tuning import (
-    emulated_fine_tuning as emulated_fine_tuning)
+    emulated_fine_tuning as emulated_fine_tuning,
+)
 from kt_jax.fuse.ensemble import ensemble as ensemble

@@ -38,42 +38,53 @@ token i + 1, `labels` and `where` are moved by one already.
 `linear_head` is no loss but what runs one on hidden states and head matrices.
 """
 from kt_jax.losses.feature.activation_boundary import (
-    activation_boundary as activation_boundary)
+    activation_boundary as activation_boundary,
+)
 from kt_jax.losses.feature.attention_transfer import (
-    attention_transfer as attention_transfer)
+    attention_transfer as attention_transfer,
+)
 from kt_jax.losses.feature.class_attention import (
-    class_attention as class_attention)
+    class_attention as class_attention,
+)
 from kt_jax.losses.feature.factor_transfer import (
-    factor_transfer as factor_transfer)
+    factor_transfer as factor_transfer,
+)
 from kt_jax.losses.feature.fsp import fsp as fsp
 from kt_jax.losses.feature.hint import hint as hint
 from kt_jax.losses.feature.knowledge_token import (
-    knowledge_token as knowledge_token)
+    knowledge_token as knowledge_token,
+)
 from kt_jax.losses.feature.nst import nst as nst
 from kt_jax.losses.feature.overhaul import overhaul as overhaul
 from kt_jax.losses.feature.review_kd import review_kd as review_kd
 from kt_jax.losses.feature.vid import vid as vid
-from kt_jax.losses.response.bd_kd import bd_kd as bd_kd
 from kt_jax.losses.relation.cka import cka as cka
 from kt_jax.losses.relation.class_relation import (
-    class_relation as class_relation)
+    class_relation as class_relation,
+)
 from kt_jax.losses.relation.correlation_congruence import (
-    correlation_congruence as correlation_congruence)
+    correlation_congruence as correlation_congruence,
+)
 from kt_jax.losses.relation.crd import crd as crd
 from kt_jax.losses.relation.ickd import ickd as ickd
 from kt_jax.losses.relation.info_nce import info_nce as info_nce
 from kt_jax.losses.relation.inter_layer_relation import (
-    inter_layer_relation as inter_layer_relation)
+    inter_layer_relation as inter_layer_relation,
+)
 from kt_jax.losses.relation.intra_layer_pattern import (
-    intra_layer_pattern as intra_layer_pattern)
+    intra_layer_pattern as intra_layer_pattern,
+)
 from kt_jax.losses.relation.partial_ranking import (
-    partial_ranking as partial_ranking)
+    partial_ranking as partial_ranking,
+)
 from kt_jax.losses.relation.pkt import pkt as pkt
 from kt_jax.losses.relation.rkd_angle import rkd_angle as rkd_angle
 from kt_jax.losses.relation.rkd_distance import rkd_distance as rkd_distance
 from kt_jax.losses.relation.similarity_preserving import (
-    similarity_preserving as similarity_preserving)
+    similarity_preserving as similarity_preserving,
+)
 from kt_jax.losses.relation.token_graph import token_graph as token_graph
+from kt_jax.losses.response.bd_kd import bd_kd as bd_kd
 from kt_jax.losses.response.cross_entropy import cross_entropy as cross_entropy
 from kt_jax.losses.response.cwtm import cwtm as cwtm
 from kt_jax.losses.response.dist import dist as dist
@@ -82,29 +93,36 @@ from kt_jax.losses.response.dkpp import dkpp as dkpp
 from kt_jax.losses.response.jsd import jsd as jsd
 from kt_jax.losses.response.kd import kd as kd
 from kt_jax.losses.response.label_smoothing_kd import (
-    label_smoothing_kd as label_smoothing_kd)
+    label_smoothing_kd as label_smoothing_kd,
+)
 from kt_jax.losses.response.logit_standardized_kd import (
-    logit_standardized_kd as logit_standardized_kd)
+    logit_standardized_kd as logit_standardized_kd,
+)
 from kt_jax.losses.response.mlkd import mlkd as mlkd
 from kt_jax.losses.response.multi_aspect import multi_aspect as multi_aspect
 from kt_jax.losses.response.nkd import nkd as nkd
 from kt_jax.losses.response.partitioned_kd import (
-    partitioned_kd as partitioned_kd)
+    partitioned_kd as partitioned_kd,
+)
 from kt_jax.losses.response.reverse_kl import reverse_kl as reverse_kl
 from kt_jax.losses.response.skew_kl import skew_kl as skew_kl
 from kt_jax.losses.response.skew_reverse_kl import (
-    skew_reverse_kl as skew_reverse_kl)
+    skew_reverse_kl as skew_reverse_kl,
+)
 from kt_jax.losses.response.squared_error_logit import (
-    squared_error_logit as squared_error_logit)
+    squared_error_logit as squared_error_logit,
+)
 from kt_jax.losses.response.total_variation import (
-    total_variation as total_variation)
+    total_variation as total_variation,
+)
 from kt_jax.losses.response.uskd import uskd as uskd
 from kt_jax.losses.sequence.adaptive_kl import adaptive_kl as adaptive_kl
 from kt_jax.losses.sequence.linear_head import linear_head as linear_head
 from kt_jax.losses.sequence.logit_swap import logit_swap as logit_swap
 from kt_jax.losses.sequence.minillm import minillm as minillm
 from kt_jax.losses.sequence.self_evolution_kd import (
-    self_evolution_kd as self_evolution_kd)
+    self_evolution_kd as self_evolution_kd,
+)
 from kt_jax.losses.sequence.taid import taid as taid
 from kt_jax.losses.sequence.top_kld import top_kld as top_kld
 from kt_jax.losses.sequence.uld import uld as uld

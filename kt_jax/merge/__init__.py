@@ -29,5 +29,6 @@ from kt_jax.merge.svd_factors import svd_factors as svd_factors
 from kt_jax.merge.svd_truncate import svd_truncate as svd_truncate
 from kt_jax.merge.task_arithmetic import task_arithmetic as task_arithmetic
 from kt_jax.merge.task_singular_vectors import (
-    task_singular_vectors as task_singular_vectors)
+    task_singular_vectors as task_singular_vectors,
+)
 from kt_jax.merge.ties import ties as ties

@@ -1,7 +1,6 @@
 """The k-th largest magnitude, exact and without a sort."""
-import functools
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 
 import jax
 from jax import numpy as jnp

@@ -8,8 +8,6 @@ from flax import nnx
 
 from kt_jax import core
 from kt_jax.models.convnet import convnet as convnet
-from kt_jax.models.mixer import mixer_small as mixer_small
-from kt_jax.models.mixer import mixer_base as mixer_base
 from kt_jax.models.decoder import Cache as Cache
 from kt_jax.models.decoder import Decoder as Decoder
 from kt_jax.models.decoder import decoder as decoder
@@ -22,6 +20,8 @@ from kt_jax.models.generate import keep_likeliest as keep_likeliest
 from kt_jax.models.generate import Member as Member
 from kt_jax.models.generate import sampler as sampler
 from kt_jax.models.linear_inputs import linear_inputs as linear_inputs
+from kt_jax.models.mixer import mixer_base as mixer_base
+from kt_jax.models.mixer import mixer_small as mixer_small
 from kt_jax.models.mlp import mlp as mlp
 from kt_jax.models.mobilenet_v2 import mobilenet_v2 as mobilenet_v2
 from kt_jax.models.mobilenet_v2 import mobilenet_v2_half as mobilenet_v2_half
@@ -41,19 +41,20 @@ from kt_jax.models.permutations import permutation_spec as permutation_spec
 from kt_jax.models.pretrained import from_pretrained as from_pretrained
 from kt_jax.models.pretrained import Pretrained as Pretrained
 from kt_jax.models.reestimate_statistics import (
-    reestimate_statistics as reestimate_statistics)
+  reestimate_statistics as reestimate_statistics,
+)
 from kt_jax.models.resnet import resnet18 as resnet18
 from kt_jax.models.resnet import resnet34 as resnet34
 from kt_jax.models.resnet import resnet50 as resnet50
 from kt_jax.models.resnet_cifar import resnet8 as resnet8
+from kt_jax.models.resnet_cifar import resnet8x4 as resnet8x4
 from kt_jax.models.resnet_cifar import resnet14 as resnet14
 from kt_jax.models.resnet_cifar import resnet20 as resnet20
 from kt_jax.models.resnet_cifar import resnet32 as resnet32
+from kt_jax.models.resnet_cifar import resnet32x4 as resnet32x4
 from kt_jax.models.resnet_cifar import resnet44 as resnet44
 from kt_jax.models.resnet_cifar import resnet56 as resnet56
 from kt_jax.models.resnet_cifar import resnet110 as resnet110
-from kt_jax.models.resnet_cifar import resnet8x4 as resnet8x4
-from kt_jax.models.resnet_cifar import resnet32x4 as resnet32x4
 from kt_jax.models.save_pretrained import folded as folded
 from kt_jax.models.save_pretrained import save_pretrained as save_pretrained
 from kt_jax.models.vgg import vgg8 as vgg8
@@ -61,14 +62,14 @@ from kt_jax.models.vgg import vgg11 as vgg11
 from kt_jax.models.vgg import vgg13 as vgg13
 from kt_jax.models.vgg import vgg16 as vgg16
 from kt_jax.models.vgg import vgg19 as vgg19
-from kt_jax.models.vit import vit_tiny as vit_tiny
-from kt_jax.models.vit import vit_small as vit_small
 from kt_jax.models.vit import vit_base as vit_base
+from kt_jax.models.vit import vit_small as vit_small
+from kt_jax.models.vit import vit_tiny as vit_tiny
 from kt_jax.models.wrn import wrn_16_1 as wrn_16_1
 from kt_jax.models.wrn import wrn_16_2 as wrn_16_2
+from kt_jax.models.wrn import wrn_28_10 as wrn_28_10
 from kt_jax.models.wrn import wrn_40_1 as wrn_40_1
 from kt_jax.models.wrn import wrn_40_2 as wrn_40_2
-from kt_jax.models.wrn import wrn_28_10 as wrn_28_10
 
 
 def builder(name, *, classes, input_shape, seed=0, **kw):

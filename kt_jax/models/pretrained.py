@@ -17,11 +17,11 @@ import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.models.decoder import Decoder
 from kt_jax.models import hf
 from kt_jax.models import hf_decoder
 from kt_jax.models import hf_names
 from kt_jax.models import net as net_lib
+from kt_jax.models.decoder import Decoder
 
 _SHOWN = 8  # names in an error message
 

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from kt_jax import checkpoint
-from kt_jax.checkpoint import place as place_lib
 from kt_jax import core
-from kt_jax.models.decoder import Decoder
-from kt_jax.models.decoder_settings import decoder_settings
+from kt_jax.checkpoint import place as place_lib
 from kt_jax.models import hf_decoder
 from kt_jax.models import hf_names
 from kt_jax.models import net as net_lib
+from kt_jax.models.decoder import Decoder
+from kt_jax.models.decoder_settings import decoder_settings
 
 # What a tokenizer's folder has beside weights.
 _TOKENIZER = ('tokenizer*', 'special_tokens_map.json', 'added_tokens.json',

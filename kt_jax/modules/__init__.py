@@ -25,13 +25,16 @@ Variables and do not `sow`. Names beyond those of the losses:
 from kt_jax.modules.affine_augmentor import AffineAugmentor as AffineAugmentor
 from kt_jax.modules.aspect_head import AspectHead as AspectHead
 from kt_jax.modules.contrastive_memory import (
-    ContrastiveMemory as ContrastiveMemory)
+    ContrastiveMemory as ContrastiveMemory,
+)
 from kt_jax.modules.curriculum_temperature import (
-    CurriculumTemperature as CurriculumTemperature)
+    CurriculumTemperature as CurriculumTemperature,
+)
 from kt_jax.modules.embedding_head import EmbeddingHead as EmbeddingHead
 from kt_jax.modules.factor_encoder import FactorEncoder as FactorEncoder
 from kt_jax.modules.overhaul_connector import (
-    OverhaulConnector as OverhaulConnector)
+    OverhaulConnector as OverhaulConnector,
+)
 from kt_jax.modules.projector import Projector as Projector
 from kt_jax.modules.review_fusion import ReviewFusion as ReviewFusion
 from kt_jax.modules.sample_ratio import SampleRatio as SampleRatio
@@ -42,5 +45,6 @@ from kt_jax.modules.teacher_adapter import TeacherAdapter as TeacherAdapter
 from kt_jax.modules.teacher_mixture import TeacherMixture as TeacherMixture
 from kt_jax.modules.token_graph import TokenGraph as TokenGraph
 from kt_jax.modules.variational_regressor import (
-    VariationalRegressor as VariationalRegressor)
+    VariationalRegressor as VariationalRegressor,
+)
 from kt_jax.modules.weak_head import WeakHead as WeakHead

@@ -25,37 +25,48 @@ from kt_jax.procedures.descend import Descent as Descent
 from kt_jax.procedures.descend import DescentState as DescentState
 from kt_jax.procedures.domain_shares import domain_shares as domain_shares
 from kt_jax.procedures.evaluate_population import (
-    evaluate_population as evaluate_population)
+    evaluate_population as evaluate_population,
+)
 from kt_jax.procedures.greedy_soup import greedy_soup as greedy_soup
 from kt_jax.procedures.greedy_soup import Soup as Soup
 from kt_jax.procedures.kernel_self_distillation import (
-    kernel_ridge_path as kernel_ridge_path)
+    kernel_ridge_path as kernel_ridge_path,
+)
 from kt_jax.procedures.kernel_self_distillation import (
-    optimal_label_weight as optimal_label_weight)
+    optimal_label_weight as optimal_label_weight,
+)
 from kt_jax.procedures.kernel_self_distillation import (
-    self_distillation_fit as self_distillation_fit)
+    self_distillation_fit as self_distillation_fit,
+)
 from kt_jax.procedures.kernel_self_distillation import (
-    self_distillation_limit as self_distillation_limit)
+    self_distillation_limit as self_distillation_limit,
+)
 from kt_jax.procedures.kernel_self_distillation import (
-    self_distillation_spectrum as self_distillation_spectrum)
+    self_distillation_spectrum as self_distillation_spectrum,
+)
 from kt_jax.procedures.layer_swap import layer_swap as layer_swap
 from kt_jax.procedures.layer_swap import swap_weights as swap_weights
 from kt_jax.procedures.learned_coefficients import (
-    learned_coefficients as learned_coefficients)
+    learned_coefficients as learned_coefficients,
+)
 from kt_jax.procedures.learned_coefficients import LearnedMerge as LearnedMerge
 from kt_jax.procedures.merge_per_leaf import (
-    init_coefficients as init_coefficients)
+    init_coefficients as init_coefficients,
+)
 from kt_jax.procedures.merge_per_leaf import merge_per_leaf as merge_per_leaf
 from kt_jax.procedures.merge_per_leaf import random_parts as random_parts
 from kt_jax.procedures.mlp_router import mlp_router as mlp_router
 from kt_jax.procedures.mlp_router import Router as Router
 from kt_jax.procedures.objectives import (
-    cross_entropy_objective as cross_entropy_objective)
+    cross_entropy_objective as cross_entropy_objective,
+)
 from kt_jax.procedures.objectives import entropy_objective as entropy_objective
 from kt_jax.procedures.objectives import (
-    negation_objective as negation_objective)
+    negation_objective as negation_objective,
+)
 from kt_jax.procedures.objectives import (
-    task_sum_objective as task_sum_objective)
+    task_sum_objective as task_sum_objective,
+)
 from kt_jax.procedures.parameter_space import parameter_space as parameter_space
 from kt_jax.procedures.parameter_space import Space as Space
 from kt_jax.procedures.random_search import random_search as random_search
@@ -69,7 +80,8 @@ from kt_jax.procedures.tabular_learners import ce_sgl as ce_sgl
 from kt_jax.procedures.tabular_learners import sample as sample
 from kt_jax.procedures.tabular_learners import sel_ptl as sel_ptl
 from kt_jax.procedures.tabular_learners import (
-    total_variation_risk as total_variation_risk)
+    total_variation_risk as total_variation_risk,
+)
 from kt_jax.procedures.task_patch import apply_patch as apply_patch
 from kt_jax.procedures.task_patch import task_patch as task_patch
 from kt_jax.procedures.twin_merging import Twin as Twin

@@ -6,7 +6,8 @@ examples that count, all by default; several pairs at once by `jax.vmap`.
 from kt_jax.scores.accuracy import accuracy as accuracy
 from kt_jax.scores.agreement import agreement as agreement
 from kt_jax.scores.areas_of_expertise import (
-    areas_of_expertise as areas_of_expertise)
+    areas_of_expertise as areas_of_expertise,
+)
 from kt_jax.scores.churn import churn as churn
 from kt_jax.scores.class_flips import class_flips as class_flips
 from kt_jax.scores.fidelity import fidelity as fidelity

@@ -1,17 +1,18 @@
 """State, step, the one loop, evaluation, devices, metrics and plots."""
 from kt_jax.train.casting import seed_of as seed_of
 from kt_jax.train.evaluate import (
-    classification_metrics as classification_metrics)
+    classification_metrics as classification_metrics,
+)
 from kt_jax.train.evaluate import make_predict as make_predict
 from kt_jax.train.evaluate import predict_all as predict_all
 from kt_jax.train.language import align as align
 from kt_jax.train.language import from_likeliest as from_likeliest
 from kt_jax.train.language import make_score as make_score
 from kt_jax.train.language import quantize as quantize
-from kt_jax.train.language_casting import (
-    check_vocabulary as check_vocabulary)
+from kt_jax.train.language_casting import check_vocabulary as check_vocabulary
 from kt_jax.train.language_session import (
-    make_language_session as make_language_session)
+    make_language_session as make_language_session,
+)
 from kt_jax.train.loop import fit as fit
 from kt_jax.train.loop import resume as resume
 from kt_jax.train.loop import to_items as to_items

@@ -16,6 +16,7 @@ def figure(*args, **kw):
 def save(fig, path) -> None:
   """Writes a figure as PNG and closes it."""
   import io
+
   from matplotlib import pyplot
   buffer = io.BytesIO()
   fig.savefig(buffer, format='png', dpi=120, bbox_inches='tight')

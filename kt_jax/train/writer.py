@@ -6,8 +6,8 @@ import time
 from etils import epath
 import jax
 
-from kt_jax import core
 from kt_jax import checkpoint
+from kt_jax import core
 
 
 class Writer:
