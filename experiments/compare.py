@@ -5,11 +5,11 @@ import json
 import math
 
 from experiments import pool
-from experiments import report
-from experiments import statistics
-from experiments import sweep
 from kt_jax import checkpoint
 from kt_jax import core
+from kt_jax.core import statistics
+from kt_jax.launch import report
+from kt_jax.launch import sweep
 
 
 def arm_config(config, name: str, seed: int):

@@ -9,7 +9,6 @@ import json
 import jax
 import numpy as np
 
-from experiments import config as configs
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
@@ -17,6 +16,7 @@ from kt_jax import models
 from kt_jax import procedures
 from kt_jax import scores
 from kt_jax import train
+from kt_jax.launch import config as configs
 
 
 def check(config, check_next, check_first):

@@ -13,11 +13,11 @@ import numpy as np
 import tqdm
 
 from experiments import pretrain
-from experiments import report
-from experiments import statistics
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import procedures
+from kt_jax.core import statistics
+from kt_jax.launch import report
 from kt_jax.train import plots
 
 TOLERANCE = 0.1  # of a slope

@@ -563,7 +563,8 @@ PAPERS = {
     'tang2026past': Paper(
         'Knowledge is Not Enough: Injecting RL Skills for Continual Adaptation',
         2026, '2601.11258',
-        ('procedures.task_patch', 'procedures.apply_patch'),
+        ('losses.expected_reward', 'procedures.task_patch',
+         'procedures.apply_patch'),
         ('configs/tang2026past/mnist.py',), 'run',
         'expected reward in place of reinforcement learning; gains in 4 of 5 '
         'seeds, undecided'),

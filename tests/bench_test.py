@@ -12,16 +12,16 @@ if str(ROOT) not in sys.path:
   sys.path.insert(0, str(ROOT))
 
 from experiments import bench
-from experiments import bench_distill
-from experiments import bench_lm_loss
-from experiments import bench_loop
-from experiments import bench_losses
-from experiments import bench_population
-from experiments import bench_startup
-from experiments import config as configs
+from experiments.bench import distill
+from experiments.bench import lm_loss
+from experiments.bench import loop
+from experiments.bench import losses
+from experiments.bench import population
+from experiments.bench import startup
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
+from kt_jax.launch import config as configs
 
 
 def tiny(name):
@@ -39,12 +39,12 @@ def numbers(tree):
 
 def test_startup_says_where_the_time_went(tmp_path):
   found = bench.run(tiny('startup'), tmp_path)
-  for stage in (*bench_startup.STAGES, 'total', 'load average'):
+  for stage in (*startup.STAGES, 'total', 'load average'):
     assert stage in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['digits']
   for kind in ('cold', 'warm'):
     for launch in raw[kind]:
-      assert set(launch) == {*bench_startup.STAGES, 'total'}
+      assert set(launch) == {*startup.STAGES, 'total'}
       assert all(map(math.isfinite, launch.values()))
       assert all(launch[s] > 0 for s in ('imports', 'check', 'trace', 'compile',
                                          'first step', 'total'))
@@ -58,10 +58,10 @@ def test_startup_says_where_the_time_went(tmp_path):
 def test_loop_measures_every_line(tmp_path):
   config = tiny('loop')
   found = bench.run(config, tmp_path)
-  for line in (*bench_loop.ARMS.values(), 'stream alone, 1 threads', 'checkpoint'):
+  for line in (*loop.ARMS.values(), 'stream alone, 1 threads', 'checkpoint'):
     assert line in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['digits']
-  assert set(raw['ms_a_step']) == set(bench_loop.ARMS)
+  assert set(raw['ms_a_step']) == set(loop.ARMS)
   for values in [*raw['ms_a_step'].values(), *raw['images_a_second'].values()]:
     assert len(values) == config.repeats
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
@@ -72,10 +72,10 @@ def test_loop_measures_every_line(tmp_path):
 def test_distill_measures_every_line(tmp_path):
   config = tiny('distill')
   found = bench.run(config, tmp_path)
-  for line in (what for what, _, _ in bench_distill.ARMS.values()):
+  for line in (what for what, _, _ in distill.ARMS.values()):
     assert line in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']
-  assert set(raw['pair']) == set(bench_distill.ARMS)
+  assert set(raw['pair']) == set(distill.ARMS)
   assert set(raw['losses']) == {'step', 'step again', *config.losses}
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
   assert all(map(math.isfinite, numbers(found)))
@@ -87,7 +87,7 @@ def test_the_teacher_is_where_it_is_said_to_be(tmp_path):
   """In the step, or in the stream: by the arithmetic of compiled steps."""
   work = bench._workloads(tiny('distill'))['pair']
   flops = {}
-  for name, setup in bench_distill.setups(work, str(tmp_path)).items():
+  for name, setup in distill.setups(work, str(tmp_path)).items():
     batch = next(setup.stream)
     setup.stream.close()
     assert ('cached/teacher/logits' in batch) == (name == 'cached')
@@ -107,25 +107,25 @@ def test_every_loss_is_measured():
   config = configs.load('configs/bench/distill.py:small')
   assert not config.losses, 'all of them'
   work = bench._workloads(config)['losses']
-  shapes = bench_losses.outputs(work, data.abstract(work.data), config.maps)
+  shapes = losses.outputs(work, data.abstract(work.data), config.maps)
   assert [x.shape for x in (*shapes['all'], shapes['pool'], shapes['logits'])
          ] == [(128, 32, 32, 16), (128, 16, 16, 32), (128, 8, 8, 64),
                (128, 64), (128, 100)]
-  assert bench_losses.public()
-  for loss in bench_losses.public():
+  assert losses.public()
+  for loss in losses.public():
     value, grads = jax.eval_shape(
-        bench_losses.gradient(loss), bench_losses.arrays(loss, shapes))
+        losses.gradient(loss), losses.arrays(loss, shapes))
     assert value.shape == () and grads, loss
-  for table in (bench_losses.REASONS, bench_losses.FEATURES,
-                bench_losses.SETTINGS):
-    assert set(table) <= set(bench_losses.public())
+  for table in (losses.REASONS, losses.FEATURES,
+                losses.SETTINGS):
+    assert set(table) <= set(losses.public())
 
 
 def test_population_compiles_once_and_scores_as_the_loop(tmp_path):
   config = tiny('population')
   found = bench.run(config, tmp_path)
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']
-  arms = {bench_population.LOOP, 'batch 1', 'batch 4'}
+  arms = {population.LOOP, 'batch 1', 'batch 4'}
   assert set(raw) == set(config.workloads)
   for name, one in raw.items():
     assert set(one['ms']) == set(one['cpu_ms']) == set(one['megabytes']) == arms
@@ -134,8 +134,8 @@ def test_population_compiles_once_and_scores_as_the_loop(tmp_path):
   assert all(math.isfinite(x) and x >= 0 for x in numbers(raw))
   # All arms measure one thing.
   work = bench._workloads(config)['dare']
-  score, genomes, args = bench_population.problem(work, config)
-  scores = [run(genomes) for run in bench_population._arms(
+  score, genomes, args = population.problem(work, config)
+  scores = [run(genomes) for run in population._arms(
       score, args, config.batch_sizes).values()]
   for other in scores[1:]:
     assert scores[0] == pytest.approx(other, abs=1e-6)
@@ -148,7 +148,7 @@ def test_lm_loss_measures_memory_and_time(tmp_path):
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['heads']
   work = config.workloads.heads
   assert set(raw['gigabytes']) == set(work.losses)
-  assert set(raw['ms']) == {bench_lm_loss.PRODUCTS, *work.timed}
+  assert set(raw['ms']) == {lm_loss.PRODUCTS, *work.timed}
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
   assert found['heads_kd_memory_ratio'] > 1 and 'heads_kd_time_ratio' in found
   config.workloads.heads.losses = ('kdd',)
@@ -165,7 +165,7 @@ def test_check_names_the_workloads_and_refuses_other_measures():
 
 
 def test_a_moment_counts_once():
-  line = bench_startup.Timeline()
+  line = startup.Timeline()
   for name, begin, end in [('trace', 2, 3), ('trace', 1, 4), ('compile', 4, 6),
                            ('first step', 1, 7), ('trace', 8, 9),
                            ('later imports', 9, 10), ('check', 8, 11)]:

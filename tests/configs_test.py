@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from experiments import config as configs
-from experiments import run as launcher
+from kt_jax.launch import config as configs
+from kt_jax.launch import main as launcher
 
 FILES = configs.files()
 NAMES = [f.relative_to(configs.ROOT).as_posix() for f in FILES]

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from experiments import run as launcher
+from kt_jax.launch import main as launcher
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'pretrained'
 PRETRAIN = ['--config', 'configs/basic/pretrain.py:tiny']

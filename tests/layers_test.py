@@ -14,7 +14,8 @@ LINES = [
     ('checkpoint', 'data'),
     ('models',),
     ('train',),
-    ('cli',),
+    ('papers',),  # a module of data
+    ('launch', 'cli'),
 ]
 # These know arrays and pytrees only.
 PURE = {'core', *LINES[1]}
@@ -106,6 +107,10 @@ def test_imports_go_down(path):
     ('train', 'from kt_jax import losses, models', False),
     ('train', 'from experiments import run', True),
     ('train', 'from kt_jax import cli', True),
+    ('train', 'from kt_jax import launch', True),
+    ('launch', 'from kt_jax import train', False),
+    ('launch', 'from kt_jax import cli', True),
+    ('launch', 'def f():\n  from experiments import pretrain', True),
 ])
 def test_rules_catch(package, source, wrong):
   assert bool(list(faults(package, source, f'kt_jax.{package}'))) == wrong

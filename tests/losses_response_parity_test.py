@@ -204,3 +204,15 @@ def test_parts_of_mlkd_add_up():
   for one, other in itertools.combinations(parts, 2):
     assert not np.allclose(one, other)
   close(sum(parts), losses.mlkd(S, T))
+
+
+def test_expected_reward_is_reinforce_over_all_answers():
+  z, y = np.asarray(S, np.float64), np.asarray(Y)
+  p = np.exp(z - z.max(-1, keepdims=True))
+  p /= p.sum(-1, keepdims=True)
+  close(losses.expected_reward(S, Y), -p[np.arange(len(y)), y])
+  want = np.zeros_like(z)
+  for a in range(K):  # the score of answer a is onehot(a) - p
+    want -= (p[:, a] * (y == a))[:, None] * (np.eye(K)[a] - p)
+  grad = jax.grad(lambda s: jnp.sum(losses.expected_reward(s, Y)))(S)
+  close(grad, want)

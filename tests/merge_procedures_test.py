@@ -6,8 +6,8 @@ import pytest
 
 from configs import common
 from experiments import merge
-from experiments import merge_check
-from experiments import merge_scene
+from experiments.merge import checks
+from experiments.merge import context
 from kt_jax import core
 from kt_jax import train
 
@@ -52,14 +52,14 @@ def _scene(pool):
   c = _config(own=common.merging(kind='own'))
   with c.unlocked():
     c.pool_dir = pool
-  return merge_scene.make(c, 0, pool)
+  return context.make(c, 0, pool)
 
 
 def _made(scene, arm):
   c = _config(arm=arm)
-  merge_check.check_arm(c, 'arm', None)
-  arm = merge_check.arm_of(c, 'arm')
-  return merge_check.kind_of(arm)(c, arm, scene)
+  checks.check_arm(c, 'arm', None)
+  arm = checks.arm_of(c, 'arm')
+  return checks.kind_of(arm)(c, arm, scene)
 
 
 def _logits(scene, arm, task='one'):
@@ -77,7 +77,7 @@ def _expert(scene, name, task='one'):
         ('patch', dict(tuned='three')), ('evolve', dict(search='cma'))])
 def test_wrong_settings_are_refused_before_training(kind, setting):
   with pytest.raises(core.UserError, match='config.arms.arm: .*Have'):
-    merge_check.check_arm(_config(arm=ARMS[kind](**setting)), 'arm', None)
+    checks.check_arm(_config(arm=ARMS[kind](**setting)), 'arm', None)
 
 
 def test_labels_of_the_test_set_are_refused(scene):
@@ -89,11 +89,11 @@ def test_tasks_start_from_earlier_ones_only():
   c = _config(own=common.merging(kind='own'))
   with c.unlocked():
     c.tasks.one.start = 'two'
-  assert merge_scene.in_order(c.tasks) == ['two', 'one']
+  assert context.in_order(c.tasks) == ['two', 'one']
   with c.unlocked():
     c.tasks.two.start = 'one'
   with pytest.raises(core.UserError, match='start'):
-    merge_scene.in_order(c.tasks)
+    context.in_order(c.tasks)
 
 
 def test_learned_coefficients_start_where_they_are_told(scene):
@@ -144,18 +144,18 @@ def test_evolve_counts_evaluations_and_never_loses_to_its_first(scene):
   drawn = _made(scene, ARMS['evolve'](search='random_search', **kw))
   assert found.chosen['genes'] == drawn.chosen['genes'] == 6
   held_out = {t: x.validation for t, x in scene.splits.items()}
-  accuracy = merge_scene.accuracies(found.logits, held_out)
-  assert abs(merge_scene.pooled(accuracy, scene, 'validation')
+  accuracy = context.accuracies(found.logits, held_out)
+  assert abs(context.pooled(accuracy, scene, 'validation')
              - found.chosen['fitness']) < 1e-6
   with pytest.raises(core.UserError, match='evaluations'):
     _made(scene, ARMS['evolve'](evaluations=3))
 
 
 def test_flow_of_the_first_model_is_that_model(scene):
-  from experiments import merge_search
+  from experiments.merge import search
   one = scene.experts['one'].params
-  stacked, depth = merge_search._stack([one, scene.experts['two'].params])
-  space, forward = merge_search._flow(scene.base.net, depth, 2, 2, True)
+  stacked, depth = search._stack([one, scene.experts['two'].params])
+  space, forward = search._flow(scene.base.net, depth, 2, 2, True)
   images = jnp.asarray(scene.splits['one'].test.images[:8])
   np.testing.assert_allclose(
       jax.jit(forward)(jnp.asarray(space.mean, jnp.float32), one, stacked,

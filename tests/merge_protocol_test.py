@@ -6,13 +6,13 @@ import pytest
 
 from configs import common
 from experiments import merge
-from experiments import merge_apply
-from experiments import merge_check
-from experiments import merge_kinds
-from experiments import merge_scene
+from experiments.merge import checks
+from experiments.merge import context
+from experiments.merge import operators
+from experiments.merge import result
 from kt_jax import core
 from kt_jax import data
-from kt_jax import merge as operators
+from kt_jax import merge as kt_merge
 from kt_jax import train
 
 
@@ -73,7 +73,7 @@ def read(workdir, name):
 @pytest.fixture(scope='module')
 def scene(ran):
   c, workdir, _ = ran
-  return merge_scene.make(c, 0, workdir)
+  return context.make(c, 0, workdir)
 
 
 def test_leaves_a_report(ran, monkeypatch):
@@ -82,7 +82,7 @@ def test_leaves_a_report(ran, monkeypatch):
   lines = (workdir / 'results.csv').read_text().splitlines()
   assert any(line.startswith('ties,pooled,') for line in lines)
   assert (workdir / 'accuracy.png').exists() and (workdir / 'path.png').exists()
-  monkeypatch.setattr(merge_scene, 'make', None)
+  monkeypatch.setattr(context, 'make', None)
   assert merge.run(c, workdir) == found  # finished: nothing runs
   (workdir / 'card.json').unlink()
   assert merge.run(c, workdir) == found  # every arm is kept
@@ -91,7 +91,7 @@ def test_leaves_a_report(ran, monkeypatch):
 def test_experts_are_kept_for_others(ran, scene, tmp_path, monkeypatch):
   del ran
   monkeypatch.setattr(train, 'fit', None)
-  again = merge_scene.make(config(**several()), 0, tmp_path)
+  again = context.make(config(**several()), 0, tmp_path)
   for task, expert in scene.experts.items():
     assert expert.digest == again.experts[task].digest
 
@@ -125,32 +125,32 @@ def test_metrics(ran, scene):
 
 def test_weight_one_is_the_expert(ran, scene):
   c, _, _ = ran
-  arm = merge_check.arm_of(c, 'first')
-  found = merge_apply.experts(c, arm, scene)
-  params, _ = merge_apply.run(c, arm, scene, found, {}, {})
+  arm = checks.arm_of(c, 'first')
+  found = operators.experts(c, arm, scene)
+  params, _ = operators.run(c, arm, scene, found, {}, {})
   for path, leaf in scene.experts['plain'].params.items():
     np.testing.assert_array_equal(params[path], leaf)
 
 
 def test_rules(ran, scene):
   c, _, _ = ran
-  arm = merge_check.arm_of(c, 'dare')
-  found = merge_apply.experts(c, arm, scene)
-  params, _ = merge_apply.run(c, arm, scene, found, {}, {})
+  arm = checks.arm_of(c, 'dare')
+  found = operators.experts(c, arm, scene)
+  params, _ = operators.run(c, arm, scene, found, {}, {})
   np.testing.assert_array_equal(params['blocks/0/linear/bias'],
                                 scene.base.params['blocks/0/linear/bias'])
 
 
 def test_whole_model_threshold(ran, scene):
   c, _, _ = ran
-  arm = merge_check.arm_of(c, 'ties')
-  found = merge_apply.experts(c, arm, scene)
-  params, _ = merge_apply.run(c, arm, scene, found, {}, dict(density=0.05))
+  arm = checks.arm_of(c, 'ties')
+  found = operators.experts(c, arm, scene)
+  params, _ = operators.run(c, arm, scene, found, {}, dict(density=0.05))
   base = scene.base.params
   kept = sum(np.sum(params[p] != base[p]) for p in base)
   total = sum(base[p].size for p in base)
   assert 0 < kept <= 0.1 * total + 2
-  bounds = operators.whole_model_bounds(
+  bounds = kt_merge.whole_model_bounds(
       [(base[p], [m[0][p] for m in found]) for p in base], 0.05)
   for path in base:
     big = any(np.abs(m[0][path] - base[path]).max() >= bounds[t, 0]
@@ -176,28 +176,28 @@ def test_tuning(ran):
 def test_statistics_by_name(ran, scene):
   """What an operator asks for; its entries shuffled, the same numbers."""
   c, _, _ = ran
-  arm = merge_check.arm_of(c, 'fisher')
-  found = merge_apply.experts(c, arm, scene)
-  leaves = merge_apply.measured(c, arm, scene, found)
+  arm = checks.arm_of(c, 'fisher')
+  found = operators.experts(c, arm, scene)
+  leaves = operators.measured(c, arm, scene, found)
   assert set(leaves) == set(scene.base.params)
   arm.shuffle = ('fisher',)
-  shuffled = merge_apply.measured(c, arm, scene, found)
+  shuffled = operators.measured(c, arm, scene, found)
   for path in leaves:
     a, b = leaves[path]['fisher'], shuffled[path]['fisher']
     assert a.shape == (2, *scene.base.params[path].shape)
     np.testing.assert_array_equal(np.sort(a.reshape(2, -1)),
                                   np.sort(b.reshape(2, -1)))
     assert a.size < 20 or not np.array_equal(a, b)
-  arm = merge_check.arm_of(c, 'regmean')
-  grams = merge_apply.measured(c, arm, scene, found)
+  arm = checks.arm_of(c, 'regmean')
+  grams = operators.measured(c, arm, scene, found)
   assert set(grams) == {p for p in scene.base.params if 'kernel' in p}
 
 
 def test_seeds_differ():
   c = config()
   seeds = {run.seed for seed in (0, 1) for run in (
-      merge_scene.base_config(c, seed),
-      *(merge_scene.expert_config(c, task, seed, 'base', c.pretrain.model)
+      context.base_config(c, seed),
+      *(context.expert_config(c, task, seed, 'base', c.pretrain.model)
         for task in c.tasks))}
   assert len(seeds) == 6
 
@@ -209,12 +209,12 @@ def test_independent_experts_are_aligned(tmp_path):
       'linear', align='optimal_transport', align_settings=dict(features=True))
   c = config('', **arms)
   merge.check(c)
-  scene = merge_scene.make(c, 0, tmp_path)
+  scene = context.make(c, 0, tmp_path)
   assert scene.base is scene.experts['plain']
   x = np.asarray(scene.splits['turned'].test.images)
   for name in arms:
-    arm = merge_check.arm_of(c, name)
-    _, moved = merge_apply.experts(c, arm, scene)
+    arm = checks.arm_of(c, name)
+    _, moved = operators.experts(c, arm, scene)
     expert = scene.experts['turned']
     np.testing.assert_allclose(  # moved, it computes the same
         scene.fns.predict(*moved, x),
@@ -229,14 +229,14 @@ def test_given_checkpoints(scene, tmp_path):
   c.tasks.plain = dict(data=dict(classes=tuple(range(5))),
                        checkpoint=scene.experts['plain'].source)
   merge.check(c)
-  made = merge_scene.make(c, 0, tmp_path)
+  made = context.make(c, 0, tmp_path)
   assert made.base.digest == scene.base.digest
   assert made.experts['plain'].digest == scene.experts['plain'].digest
 
 
 def test_multitask_sees_all(ran, scene):
   c, _, _ = ran
-  run = lambda updates: merge_scene.multitask_config(
+  run = lambda updates: context.multitask_config(
       c, tuple(c.tasks), updates, 0, scene.base.source, scene.base.model)
   assert run('all').loop.steps == 2 * run('one').loop.steps == 8
   splits = data.load(run('one').data)
@@ -246,14 +246,14 @@ def test_multitask_sees_all(ran, scene):
 
 def test_own_kind(ran, scene):
   arm = config(mine=common.merging(kind='merge_protocol_test:mine')).arms.mine
-  made = merge_check.kind_of(arm)(ran[0], arm, scene)
+  made = checks.kind_of(arm)(ran[0], arm, scene)
   assert made.logits('plain', scene.splits['plain'].test).shape[1] == 10
 
 
 def mine(config, arm, scene):
   """A kind of the user's."""
   del config, arm
-  return merge_kinds.of_model(scene, (scene.base.params, scene.base.stats))
+  return result.of_model(scene, (scene.base.params, scene.base.stats))
 
 
 @pytest.mark.parametrize('change, says', [

@@ -16,11 +16,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
   sys.path.insert(0, str(ROOT))
 
-from experiments import config as configs
-from experiments import report
-from experiments import run
-from experiments import sweep
 from kt_jax import core
+from kt_jax.launch import config as configs
+from kt_jax.launch import main as run
+from kt_jax.launch import report
+from kt_jax.launch import sweep
 
 HERE = 'launcher_stubs'  # this module, under a name that a config can say
 sys.modules[HERE] = sys.modules[__name__]
@@ -143,7 +143,7 @@ def test_version(capsys):
 
 
 def test_list_and_version_do_without_jax():
-  code = ('import sys; from experiments import run; run.main(["--list"]); '
+  code = ('import sys; from kt_jax.launch import main; main.main(["--list"]); '
           'assert not {"jax", "flax", "numpy"} & sys.modules.keys()')
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True,
                         capture_output=True, check=False)
@@ -194,6 +194,8 @@ def test_list_shows_a_broken_config_and_the_others(tmp_path, monkeypatch,
     (['--config', 'STUB', '--check', '--config.name=wrong'], 'No model wrong'),
     (['--config', 'STUB', '--check', '--config.experiment=pretran'],
      "Did you mean 'pretrain'?"),
+    (['--config', 'STUB', '--check', '--config.experiment=merge_apply'],
+     "No experiment 'merge_apply'. Did you mean 'merge'?"),
     (['--config', 'STUB', '--check', f'--config.experiment={HERE}:stubb'],
      "Did you mean 'stub'?"),
     (['--config', 'STUB', '--check', '--config.experiment=nowhere:f'],

@@ -4,10 +4,10 @@ import csv
 import numpy as np
 import pytest
 
-from experiments import config as configs
 from experiments import tabular
 from kt_jax import core
 from kt_jax import procedures
+from kt_jax.launch import config as configs
 
 NAME = 'configs/zhao2023limits/tabular.py'
 

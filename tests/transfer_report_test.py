@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import statistics
-from experiments import transfer_plots
-from experiments import transfer_report
+from experiments.transfer import plots
+from experiments.transfer import report
 from kt_jax import core
+from kt_jax.core import statistics
 
 N = 1000
 ACCURACY = dict(a=.80, b=.85, c=.90, d=.95)  # of the models before transfer
@@ -54,7 +54,7 @@ def _write(folder, rows, name='pairs.csv'):
 @pytest.fixture
 def undrawn(monkeypatch):
   """Plots are slow; one test draws them."""
-  monkeypatch.setattr(transfer_plots, 'draw', lambda *_: None)
+  monkeypatch.setattr(plots, 'draw', lambda *_: None)
 
 
 def _cells(folder, first):
@@ -153,7 +153,7 @@ def test_numbers_of_a_method(tmp_path, undrawn):
   # Of the teachers of a..d, 3, 2, 1, 0 give a delta > 0.
   rows = _all_pairs('dp', lambda i, j: 1. if j > i else -2.)
   _write(tmp_path, rows)
-  transfer_report.write(tmp_path, **ROLES)
+  report.write(tmp_path, **ROLES)
   cells = _cells(tmp_path, 'dp')
   assert cells[1:5] == ['12', '50.0%', '50% [25, 75]', '-0.50']
   # Weaker teachers all lose 2 points, the others gain 1.
@@ -169,7 +169,7 @@ def test_seeds_are_averaged_first(tmp_path, undrawn):
   rows = [_row('dp', 'a', t, examples / 10, seed)
           for t in 'bcd' for seed, examples in enumerate((1, 2, -3))]
   _write(tmp_path, rows)
-  transfer_report.write(tmp_path, **ROLES)
+  report.write(tmp_path, **ROLES)
   assert _cells(tmp_path, 'dp')[1:4] == ['3', '0.0%', '0% [0, 56]']
 
 
@@ -183,7 +183,7 @@ def test_verdicts_follow_the_sign(tmp_path, undrawn, sign, verdict):
           + _all_pairs('dp_unsupervised',
                        lambda i, j: gap(i, j) + _noise(i, j) * (-1) ** j))
   _write(tmp_path, rows)
-  text = transfer_report.write(tmp_path, **ROLES)
+  text = report.write(tmp_path, **ROLES)
   assert max(map(len, text.split('\n'))) <= 100
   for claim in ('dp above kl, all pairs', 'dp above kl, teacher weaker',
                 'dp above kl, teacher as good or stronger',
@@ -207,7 +207,7 @@ def test_the_summary_is_brief(tmp_path, undrawn):
            accuracy_before=ACCURACY[s], accuracy=ACCURACY[s])
       for s in ACCURACY for mode in ('single_mean', 'best_single', 'sequential',
                                      'parallel', 'soup')], 'multi.csv')
-  text = transfer_report.write(tmp_path, **ROLES)
+  text = report.write(tmp_path, **ROLES)
   assert len(text.split('\n')) <= 35
   for method in ('kl', 'xe_kl_mcl'):
     assert f'dp above {method}, teacher 3+' in text
@@ -223,12 +223,12 @@ def test_success_and_worst_quartile_claims(tmp_path, undrawn):
   rows = (_all_pairs('kl', lambda i, j: -1. + _noise(i, j))
           + _all_pairs('dp', lambda i, j: 1. + _noise(i, j)))
   _write(tmp_path, rows)
-  first = transfer_report.write(tmp_path, **ROLES)
+  first = report.write(tmp_path, **ROLES)
   for claim, value in (('success rate', '+100.00'), ('worst quartile', '+2.00'),
                        ('share of pairs improved', '+100.00')):
     cells = _cells(tmp_path, f'dp above kl, {claim}')
     assert cells[1] == value and cells[-1] == 'holds'
-  assert transfer_report.write(tmp_path, **ROLES) == first  # the bootstrap is seeded
+  assert report.write(tmp_path, **ROLES) == first  # the bootstrap is seeded
 
 
 def test_pairs_are_paired_over_common_seeds(tmp_path, undrawn):
@@ -236,7 +236,7 @@ def test_pairs_are_paired_over_common_seeds(tmp_path, undrawn):
   rows = (_all_pairs('kl', _noise) + _all_pairs('dp', _noise)
           + _all_pairs('dp', lambda i, j: 5., seed=1))
   _write(tmp_path, rows)
-  transfer_report.write(tmp_path, **ROLES)
+  report.write(tmp_path, **ROLES)
   cells = _cells(tmp_path, 'dp above kl, all pairs')
   assert cells[1:] == ['+0.00', '0.00', '12', 'undecided']
   assert _verdict(tmp_path, 'dp above self of the student') == 'not run'
@@ -245,22 +245,22 @@ def test_pairs_are_paired_over_common_seeds(tmp_path, undrawn):
 def test_identity_violation_is_reported(tmp_path, undrawn):
   rows = _all_pairs('dp', _noise)
   _write(tmp_path, rows)
-  assert 'rho_neg holds: at most 0 examples' in transfer_report.write(tmp_path, **ROLES)
+  assert 'rho_neg holds: at most 0 examples' in report.write(tmp_path, **ROLES)
   rows[4]['rho_positive'] += 7 / N
   rows += _all_pairs('kl', _noise)  # one of two rows of a pair is enough
   _write(tmp_path, rows)
-  text = transfer_report.write(tmp_path, **ROLES)
+  text = report.write(tmp_path, **ROLES)
   assert 'rho_neg FAILS: at most 7 examples off in 24 rows' in text
   rows[4]['count'] = math.nan
   _write(tmp_path, rows)
-  assert 'rho_neg FAILS: at most nan' in transfer_report.write(tmp_path, **ROLES)
+  assert 'rho_neg FAILS: at most nan' in report.write(tmp_path, **ROLES)
 
 
 def test_a_pair_without_complementary_knowledge(tmp_path, undrawn):
   rows = _all_pairs('dp', _noise)
   rows[0].update(rho_positive=0., rho_negative=0., teacher_accuracy=.8)
   _write(tmp_path, rows)
-  assert '> 0 in 11 of 12 pairs' in transfer_report.write(tmp_path, **ROLES)
+  assert '> 0 in 11 of 12 pairs' in report.write(tmp_path, **ROLES)
 
 
 def test_several_teachers(tmp_path, undrawn):
@@ -272,7 +272,7 @@ def test_several_teachers(tmp_path, undrawn):
       for seed in (0, 1) for i, s in enumerate(ACCURACY)
       for mode, mean in deltas.items()
       for d in [mean + (.1 * i if mode == 'parallel' else 0)]], 'multi.csv')
-  transfer_report.write(tmp_path, **ROLES)
+  report.write(tmp_path, **ROLES)
   assert _cells(tmp_path, 'parallel')[1:] == [
       '4', '+2.15 ± 0.06', '+1.15 ± 0.06, above', '+0.65 ± 0.06, above']
   assert _cells(tmp_path, 'single_mean')[3:] == ['-', '-0.50 ± 0.00, below']
@@ -282,19 +282,19 @@ def test_plots_and_command(tmp_path):
   rows = [r for m in ('kl', 'dp') for seed in (0, 1)
           for r in _all_pairs(m, _noise, seed)]
   _write(tmp_path, [*rows, *(_row('self', s, '', .5) for s in ACCURACY)])
-  text = transfer_report.write(tmp_path, **ROLES)
-  report = (tmp_path / 'report.md').read_text()
+  text = report.write(tmp_path, **ROLES)
+  written = (tmp_path / 'report.md').read_text()
   for name in ('complementary.png', 'delta.png', 'success.png'):
     assert (tmp_path / name).read_bytes().startswith(b'\x89PNG')
-    assert f']({name})' in report
+    assert f']({name})' in written
   (tmp_path / 'config.json').write_text(json.dumps(dict(report=ROLES)))
   # In this process: a new one would import everything again.
   argv, sys.argv = sys.argv, ['transfer_report', str(tmp_path)]
   try:
-    transfer_report.main()
+    report.main()
   finally:
     sys.argv = argv
-  assert (tmp_path / 'report.md').read_text() == report and text
+  assert (tmp_path / 'report.md').read_text() == written and text
 
 
 @pytest.mark.parametrize('rows', [
@@ -304,7 +304,7 @@ def test_plots_and_command(tmp_path):
     [_row('dp', 'a', 'b', 1., rho_positive=0., rho_negative=0.)],
     [_row('self', 'a', '', 0.), _row('new:method', 'a', 'b', 0.)]])
 def test_small_runs(tmp_path, rows):
-  transfer_report.write(_write(tmp_path, rows), **ROLES)
+  report.write(_write(tmp_path, rows), **ROLES)
   assert 'nan' not in (tmp_path / 'report.md').read_text()
 
 
@@ -323,7 +323,7 @@ def _without(name):
 def test_bad_files_are_refused_in_one_line(tmp_path, undrawn, rows, message):
   _write(tmp_path, rows)
   with pytest.raises(core.UserError, match=message) as e:
-    transfer_report.write(tmp_path, **ROLES)
+    report.write(tmp_path, **ROLES)
   assert '\n' not in str(e.value)
 
 
@@ -332,5 +332,5 @@ def test_files_without_rows(tmp_path, undrawn, content):
   if content is not None:
     (tmp_path / 'pairs.csv').write_text(content)
   with pytest.raises(core.UserError, match='pairs.csv') as e:
-    transfer_report.write(tmp_path, **ROLES)
+    report.write(tmp_path, **ROLES)
   assert '\n' not in str(e.value)

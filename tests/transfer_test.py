@@ -9,7 +9,8 @@ import pytest
 from configs import common
 from experiments import pool as pools
 from experiments import transfer
-from experiments import transfer_student
+from experiments.transfer.student import Arm
+from experiments.transfer.student import Student
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
@@ -87,7 +88,7 @@ def student(ran, tmp_path_factory):
   config, _ = ran
   splits = data.load(config.data)
   pool = pools.load(config, splits, None)
-  return transfer_student.Student(
+  return Student(
       config, pool, 'mlp16', splits, tmp_path_factory.mktemp('student'))
 
 
@@ -99,8 +100,8 @@ def test_one_program_for_all_runs_of_a_student(student):
 
 
 def test_side_by_side_is_one_by_one(student):
-  arms = [transfer_student.Arm('dp', ('mlp8',)), transfer_student.Arm('xe_kl_mcl', ('mlp32',)),
-          transfer_student.Arm('self', ()), transfer_student.Arm('dp', ('mlp8', 'mlp32'))]
+  arms = [Arm('dp', ('mlp8',)), Arm('xe_kl_mcl', ('mlp32',)),
+          Arm('self', ()), Arm('dp', ('mlp8', 'mlp32'))]
   fit = lambda arms: student.fit(student.start, arms, 0, '')
   together = fit(arms)
   for arm in arms:
@@ -111,10 +112,10 @@ def test_side_by_side_is_one_by_one(student):
 def test_vmapped_is_the_loop(student):
   config = student.config.copy_and_resolve_references()
   config.vmap = True
-  vmapped = transfer_student.Student(
+  vmapped = Student(
       config, student.pool, student.name, student.splits, student.workdir)
-  arms = [transfer_student.Arm('dp', ('mlp8',)), transfer_student.Arm('kl', ('mlp32',)),
-          transfer_student.Arm('xe', ()), transfer_student.Arm('dp', ('mlp8', 'mlp32'))]
+  arms = [Arm('dp', ('mlp8',)), Arm('kl', ('mlp32',)),
+          Arm('xe', ()), Arm('dp', ('mlp8', 'mlp32'))]
   one, other = (s.fit(s.start, arms, 0, '')
                 for s in (student, vmapped))
   for arm in arms:
@@ -125,8 +126,8 @@ def test_vmapped_is_the_loop(student):
 def test_methods_are_what_they_are_called(student):
   """A teacher that is the student: nothing to learn from it but itself."""
   fit = lambda arms: student.fit(student.start, arms, 0, '')
-  found = fit([transfer_student.Arm('self', ()), transfer_student.Arm('dp', ('mlp8',)),
-               transfer_student.Arm('xe', ())])
+  found = fit([Arm('self', ()), Arm('dp', ('mlp8',)),
+               Arm('xe', ())])
   before = student.start[0]
   moved = {arm.method: max(np.abs(after[0][n] - before[n]).max()
                            for n in before) for arm, after in found.items()}
@@ -142,8 +143,8 @@ def test_checkpoints_within_a_run(ran, tmp_path):
   config.loop.save_every = 2
   splits = data.load(config.data)
   pool = pools.load(config, splits, None)
-  student = transfer_student.Student(config, pool, 'mlp8', splits, tmp_path)
-  arms = [transfer_student.Arm('dp', ('mlp16',)), transfer_student.Arm('xe_kl_mcl', ('mlp32',))]
+  student = Student(config, pool, 'mlp8', splits, tmp_path)
+  arms = [Arm('dp', ('mlp16',)), Arm('xe_kl_mcl', ('mlp32',))]
   fit = lambda label: student.fit(student.start, arms, 0, label)
   whole = fit('whole')
   real, calls = student.arm_step, []

@@ -53,7 +53,7 @@ def get_config(variant: str = 'small'):
     # As many components as are trained: beyond their rank there is nothing.
     add(percent, 'multi_source_svd', 'axis', components=percent / 100)
     add(percent, 'linear', 'average')
-    add(percent, 'experiments.merge_singular:smallest_components', 'smallest',
+    add(percent, 'experiments.merge.operators:smallest_components', 'smallest',
         components=percent / 100)
     c.arms[f'atlas{percent}'] = common.merging('linear', 'learn', settings=dict(
         parts=parts, weight_decay=0.1, clip=1.0, **descent), **on)

@@ -40,7 +40,7 @@ def get_config(variant: str = 'small'):
   plain = lambda classes: dict(data=dict(classes=classes), **light)
   rewarded = lambda classes, start: dict(
       start=start, data=dict(classes=classes, **noisy),
-      terms=dict(task=dict(loss='experiments.merge_reward:reward')))
+      terms=dict(task=dict(loss='expected_reward')))
   c.tasks.source = plain(source)
   c.tasks.skilled = rewarded(source, 'source')
   c.tasks.longer = dict(start='source', data=dict(classes=source))

@@ -90,6 +90,9 @@ from kt_jax.losses.response.cwtm import cwtm as cwtm
 from kt_jax.losses.response.dist import dist as dist
 from kt_jax.losses.response.dkd import dkd as dkd
 from kt_jax.losses.response.dkpp import dkpp as dkpp
+from kt_jax.losses.response.expected_reward import (
+    expected_reward as expected_reward,
+)
 from kt_jax.losses.response.jsd import jsd as jsd
 from kt_jax.losses.response.kd import kd as kd
 from kt_jax.losses.response.label_smoothing_kd import (

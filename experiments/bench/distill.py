@@ -1,0 +1,114 @@
+"""What knowledge transfer costs: a teacher, its cache, each loss.
+
+A workload with teachers is held against training on labels. One without is the
+step that every loss is held against: `losses`.
+"""
+import copy
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from experiments import distill
+from experiments import pretrain
+from experiments.bench import losses
+from experiments.bench import turns
+from kt_jax import data
+from kt_jax import train
+from kt_jax.launch import report
+
+# Arm -> what it is, the arms it is held against (their sum), and the limit.
+ARMS = {
+    'labels': ('label step, one fixed batch', (), 0),
+    'teacher': ('forward pass of the teacher, likewise', (), 0),
+    'kd': ('KD step, likewise', ('labels', 'teacher'), 1.05),
+    'fed': ('label step, fed by its stream', (), 0),
+    'cached': ('KD step, fed by its stream with the teacher from the cache',
+               ('fed',), 1.10)}
+
+
+def measure(config, workloads):
+  raw, table, metrics = {}, '', {}
+  for name, work in workloads.items():
+    run = _measure if work.teachers else losses.measure
+    raw[name], text, found = run(name, work, config)
+    table += text + '\n\n'
+    metrics |= {f'{name}_{k}': v for k, v in found.items()}
+  table += (
+      'Medians over turns; a turn runs every line once, every other turn in '
+      'reverse; ratios and shares are taken within a turn.\n')
+  return raw, table, metrics
+
+
+def _measure(name, work, config):
+  with tempfile.TemporaryDirectory() as folder:
+    made = setups(work, folder)
+    arms = _arms(made, config.warmup)
+    found = turns.in_turns(
+        name, arms, dict.fromkeys(arms, work.loop.steps), config.repeats)
+    for setup in made.values():
+      setup.stream.close()
+  rows, metrics = [], {'step_ms': float(np.median(found['labels']))}
+  for arm, (what, against, limit) in ARMS.items():
+    cells = [''] * 4
+    if against:
+      ratio = np.divide(found[arm], np.sum([found[a] for a in against], 0))
+      metrics[f'{arm}_ratio'] = float(np.median(ratio))
+      cells = [' + '.join(str(1 + list(ARMS).index(a)) for a in against),
+               f'{np.median(ratio):.3f}',
+               turns.quartiles(ratio, '.3f'), f'{limit:.2f}']
+    rows.append([f'{len(rows) + 1} {what}', f'{np.median(found[arm]):.2f}',
+                 *cells])
+  teacher = next(iter(work.teachers.values())).changes.model
+  sizes = lambda model: ' '.join(
+      [model.name, *(f'{k} {v}' for k, v in model.kw.items())])
+  text = (f'{name}: {sizes(work.model)}, taught by {sizes(teacher)}, batch '
+          f'{work.batch.size}, {work.loop.steps} steps a turn, '
+          f'{config.repeats} turns\n\n')
+  head = ['', 'ms', 'over', 'ratio', 'quartiles', 'limit']
+  return found, text + report.table([head, *rows], bars=True), metrics
+
+
+def setups(work, folder):
+  """'labels', 'kd' and 'cached', as the protocols set them up."""
+  def changed(views):
+    found = copy.deepcopy(work).unlock()
+    found.pool_dir = found.cache.folder = folder
+    found.cache.views = views
+    return found
+  splits, alone = data.load(work.data), changed(0)
+  for term in [n for n, t in alone.terms.items() if t.teacher]:
+    del alone.terms[term]
+  return dict(labels=pretrain.supervised(alone, splits, folder),
+              kd=distill.setup(changed(0), splits, folder),
+              cached=distill.setup(changed(work.cache.views), splits, folder))
+
+
+def _arms(made, warmup):
+  """Arm -> `run(count)`, milliseconds a call."""
+  labels, kd, cached = (made[n] for n in ('labels', 'kd', 'cached'))
+  put = train.putter(labels.session.mesh)
+  batch = jax.block_until_ready(put(next(labels.stream)))
+  def steps(setup, fed):
+    session = setup.session
+    def run(count):
+      state = jax.block_until_ready(session.init(*setup.start))
+      # What reading threads have ready is used up before time counts.
+      first = warmup if fed else 1
+      for i in range(first + count):
+        if i == first:
+          jax.block_until_ready(state)
+          begin = time.perf_counter()
+        now = put(next(setup.stream)) if fed else batch
+        state, _ = session.step(state, now, session.settings)
+      jax.block_until_ready(state)
+      return 1e3 * (time.perf_counter() - begin) / count
+    return run
+
+  t = train.load_trained(kd.parents[0]['source'])
+  predict = train.make_predict(t.net, t.info)
+  return dict(
+      labels=steps(labels, False),
+      teacher=turns.timed(predict, t.params, t.stats, batch['images']),
+      kd=steps(kd, False), fed=steps(labels, True), cached=steps(cached, True))

@@ -1,0 +1,225 @@
+"""The one command: runs the experiment of a config file.
+
+  python -m experiments.run --config configs/<paper>/<run>.py:<variant> \
+      --workdir DIR [--config.KEY=VALUE ...]
+
+What a config file has: `get_config(variant='small')`, a ConfigDict built from
+`configs/common.py`, which raises `common.unknown_variant` for others; and
+
+  VARIANTS = {'small': '8 min, 2 cores', 'tiny': 'seconds'}  # variant -> cost
+
+which `--list` shows. It imports `configs.common` and nothing heavy.
+
+What `config.experiment` names: a module of `experiments/` with `run(config,
+workdir) -> {metric: number}`, which resumes, or returns at once what a finished
+run found, and `check(config) -> [train.Report]`, which computes nothing. A
+`table` in the metrics is printed as it is. Or `module:function`, your own
+`run`; its `check`, if there is one, is an attribute of the function or stands
+beside it. The workdir's `config.json` is the config as it was given.
+"""
+import argparse
+import contextlib
+import importlib
+import os
+import pathlib
+import sys
+
+from kt_jax.launch import config as configs
+from kt_jax.launch import process
+
+EXAMPLES = '''examples:
+  python -m experiments.run --list
+  python -m experiments.run --config configs/roth2024fantastic/digits.py \\
+      --workdir runs/digits          # the same command again resumes
+  ... --config.loop.steps=200 --config.model.kw.width=32    # change the config
+  ... --check                        # sizes and times; runs and writes nothing
+  python -m experiments.run --config configs/basic/pretrain.py:small \\
+      --workdir runs/smooth --seeds 0,1,2 --baseline plain --arm plain \\
+      --arm smooth:terms.task.kw.label_smoothing=0.1      # compared in a table
+
+'''
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns its exit status, what went wrong on stderr."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  debug = '--debug' in argv
+  try:
+    return _main(argv)
+  except KeyboardInterrupt:
+    return 130
+  except BrokenPipeError:  # `| head` has seen enough
+    with contextlib.suppress(OSError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+  except Exception as e:
+    return process.report(e, debug)
+
+
+def _main(argv) -> int:
+  args, overrides = _parse(argv)
+  if args.list:
+    print(configs.listing())
+    return 0
+  process.quiet()
+  from kt_jax import train  # here and below: --list and --help do without jax
+  from kt_jax.launch import report
+  from kt_jax.launch import sweep
+  train.initialize(args.coordinator, args.processes, args.process)
+  process.use_compilation_cache()
+
+  config = configs.load(args.config)
+  for key, value in overrides:
+    configs.override(config, key, value)
+  runs = [sweep.Run('', config.get('seed', 0), config, args.workdir)]
+  swept = bool(args.seeds or args.arm)
+  if swept:
+    runs = sweep.plan(config, args.arm, args.seeds, args.baseline, args.workdir)
+  elif args.baseline or args.keep_going:
+    raise _user_error('--baseline and --keep_going need --arm or --seeds.')
+
+  # All that can be refused is refused here, before the first run.
+  reports, experiments = [], {}
+  for item in runs:
+    run, check = _experiment(item.config.experiment)
+    if not args.check:
+      _probe(item.workdir, item.config)
+    if item.arm not in experiments and check:
+      reports += [(item.arm, r) for r in check(item.config) or ()]
+    experiments[item.arm] = run
+  if args.check:
+    print(report.sizes(reports))
+    return 0
+
+  import jax
+  say = print if jax.process_index() == 0 else lambda *_: None
+  def execute(item):
+    found = experiments[item.arm](item.config, item.workdir)
+    say(report.metrics(found))
+    return found
+
+  failures = []
+  if swept:
+    def failed(item, e):
+      process.report(e, args.debug)
+      failures.append(item.label)
+    found = sweep.execute(runs, execute, say,
+                          failed if args.keep_going else None)
+    rows = report.compare(found, args.baseline)
+    say('\n' + report.markdown(rows, args.baseline))
+    sweep.write(args.workdir, rows, args.baseline)
+  else:
+    execute(runs[0])
+  say(f'workdir  {_resolved(args.workdir)}')
+  if failures:
+    raise _user_error(f'{len(failures)} of {len(runs)} runs failed: '
+                      f'{", ".join(failures)}.')
+  return 0
+
+
+def _parse(argv):
+  """`(flags, [(key, value)])`."""
+  own, overrides, rest = [], [], iter(argv)
+  for arg in rest:
+    if not arg.startswith('--config.'):
+      own.append(arg)
+      continue
+    key, equals, value = arg.removeprefix('--config.').partition('=')
+    if not equals:
+      value = next(rest, None)
+      if value is None or value.startswith('--'):
+        raise _user_error(f'{arg} needs a value: {arg}=VALUE.')
+    overrides.append((key, value))
+
+  parser = argparse.ArgumentParser(
+      prog='python -m experiments.run', allow_abbrev=False,
+      usage='%(prog)s --config FILE.py[:VARIANT] --workdir DIR [flags]')
+  parser.error = lambda message: _raise(message)
+  parser.format_help = lambda: EXAMPLES + type(parser).format_help(parser)
+  add = parser.add_argument
+  add('--config', metavar='FILE', help='config file, FILE.py:VARIANT')
+  add('--workdir', metavar='DIR', help='where the run is kept and resumed')
+  parser.add_argument_group('the config').add_argument(
+      '--config.KEY', metavar='VALUE', help='change it: --config.a.b=VALUE')
+  add('--list', action='store_true', help='every config, what it costs')
+  add('--check', action='store_true',
+      help='resolve everything, say what it takes, run nothing')
+  add('--debug', action='store_true', help='traceback with every error')
+  add('--version', action='version', version=_version())
+  sweep = parser.add_argument_group('sweep').add_argument
+  sweep('--seeds', metavar='0,1,2', default='', help='a run for each')
+  sweep('--arm', action='append', default=[], metavar='NAME:KEY=VALUE,...',
+        help='a variation of the config; may be repeated')
+  sweep('--baseline', metavar='NAME', default='',
+        help='arm that the others are compared to')
+  sweep('--keep_going', action='store_true', help='pass over failed runs')
+  many = parser.add_argument_group('several processes').add_argument
+  many('--coordinator', metavar='HOST:PORT', default='',
+       help="of process 0; 'auto' asks the cloud")
+  many('--processes', metavar='N', type=int, default=0)
+  many('--process', metavar='I', type=int, default=-1)
+
+  args, unknown = parser.parse_known_args(own)
+  if unknown:
+    from kt_jax import core
+    flags = [o for a in parser._actions for o in a.option_strings
+             if o != '--config.KEY']
+    raise _user_error(core.nearest('flag', unknown[0].partition('=')[0], flags))
+  if not args.list:
+    if not args.config:
+      raise _user_error('--config is missing; --list shows the configs.')
+    if not (args.workdir or args.check):
+      raise _user_error('--workdir is missing: where to keep the run.')
+  args.workdir = args.workdir or ''
+  return args, overrides
+
+
+def _experiment(name: str):
+  """`(run, check or None)` of a module of experiments/ or `module:function`."""
+  from kt_jax import core
+  if ':' in name:
+    run = core.resolve(None, name, 'experiment')
+    beside = getattr(importlib.import_module(name.partition(':')[0]), 'check',
+                     None)
+    return run, getattr(run, 'check', beside)
+  experiments = importlib.import_module('experiments').EXPERIMENTS
+  if name not in experiments:
+    raise core.UserError(core.nearest('experiment', name, experiments))
+  module = importlib.import_module(f'experiments.{name}')
+  return module.run, module.check
+
+
+def _probe(workdir: str, config) -> None:
+  """Refuses a workdir that the run would refuse, before the run is prepared."""
+  import json
+
+  from kt_jax import checkpoint
+  if '://' in workdir:
+    return
+  path = pathlib.Path(_resolved(workdir))
+  stands = next(p for p in (path, *path.parents) if p.exists())
+  if not stands.is_dir():
+    raise _user_error(f'--workdir {path}: {stands} is a file.')
+  if not os.access(stands, os.W_OK | os.X_OK):
+    raise _user_error(f'--workdir {path}: {stands} cannot be written.')
+  if (path / 'config.json').exists():
+    checkpoint.open_workdir(path, json.loads(config.to_json()))
+
+
+def _resolved(workdir: str) -> str:
+  return workdir if '://' in workdir else str(
+      pathlib.Path(workdir).expanduser().resolve())
+
+
+def _version() -> str:
+  import kt_jax
+  return f'kt_jax {kt_jax.__version__}'
+
+
+def _user_error(message: str) -> ValueError:
+  from kt_jax import core  # brings jax, which --list does without
+  return core.UserError(message)
+
+
+def _raise(message: str):
+  raise _user_error(message)
