@@ -49,7 +49,7 @@ def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
     metrics = train.run(spec, '/tmp/digits')
   """
   spec = specs.as_training(spec)
-  plain = json.loads(json.dumps(core.spec.to_dict(spec)))
+  plain = core.spec.to_json(spec)
   workdir = checkpoint.open_workdir(workdir, plain)
   done = finished(workdir)
   if done:
