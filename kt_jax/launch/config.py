@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -13,7 +14,11 @@ from typing import Any
 
 from ml_collections import config_dict
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The folder of `configs` and `experiments`: an installed package carries them
+# inside, a clone (or an editable install of it) has them beside kt_jax.
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+ROOT = (_PACKAGE / 'builtin' if (_PACKAGE / 'builtin').is_dir()
+        else _PACKAGE.parent)
 # Dicts of names and settings that a config file cannot list in advance: keys
 # may be added. In `DEEP` ones at any depth; an entry of the others has the
 # keys that the config file gave it, and a typing error there is caught.
@@ -110,7 +115,7 @@ def files() -> list[pathlib.Path]:
 def listing() -> str:
   """Papers, and under each its configs with variant and cost."""
   from kt_jax.papers import PAPERS
-  _find_root()
+  extend_path()
   lines, rows, folder = [], [], None
   for file in files():
     try:
@@ -137,7 +142,7 @@ def listing() -> str:
 
 def template(kind: str):
   """A new entry of `kind`, with the keys that entries have."""
-  _find_root()
+  extend_path()
   common = importlib.import_module('configs.common')
   if kind not in ENTRIES:
     return {}
@@ -147,10 +152,17 @@ def template(kind: str):
   return make(**dict.fromkeys(names, ''))
 
 
-def _find_root():
-  """Configs say `from configs import common`."""
+def extend_path() -> None:
+  """Makes importable what configs name.
+
+  `configs` and `experiments` are the built-in ones. The current folder comes
+  last: modules of the user's own are found there, and none of them hides an
+  installed one.
+  """
   if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
+    sys.path.insert(0, str(ROOT))
+  if not {'', os.getcwd()} & set(sys.path):
+    sys.path.append(os.getcwd())
 
 
 def _shown(file: pathlib.Path) -> str:
@@ -159,7 +171,7 @@ def _shown(file: pathlib.Path) -> str:
 
 def _import(file: pathlib.Path):
   """Runs a config file afresh; what it raises is one line."""
-  _find_root()
+  extend_path()
   spec = importlib.util.spec_from_file_location(f'_config_{file.stem}', file)
   module = importlib.util.module_from_spec(spec)
   try:
