@@ -1,4 +1,5 @@
 """What every layer may import: reductions, names, trees."""
+from kt_jax.core import spec as spec
 from kt_jax.core.bind import bind as bind
 from kt_jax.core.check import check_fraction as check_fraction
 from kt_jax.core.check import check_logits as check_logits

@@ -8,16 +8,16 @@
 
 | to | use |
 |---|---|
-| decode and split a set | `load`; `DEFAULTS` lists what can be asked |
+| decode and split a set | `load` of an `Images` spec |
 | know its shapes from headers | `abstract` |
 | bring a set of one's own | `module:function`, returns `from_arrays(...)` |
-| train one model on several | `name='kt_jax.data:union'`, `parts=[...]` |
+| train one model on several | `Images('kt_jax.data:union', kw=...)` |
 | train | `stream`; augmentations in `data/augment.py` |
 | evaluate | `batches_for_eval`; `augmented` for shifted test sets |
 | know what a teacher says | `write_cache`, `read_cache`, `attach_cached` |
 | see an example in few ways | `stream(views=K)`; `views` lists one of them |
 | work on the global batch in the step | `normalize`, `mixup`, `cutmix` |
-| lay text, pairs, tasks out in rows of tokens | `load_text`; `DEFAULTS_TEXT` |
+| lay text, pairs, tasks out in rows of tokens | `load_text` of a `Text` spec |
 | know its shapes | `abstract_text` |
 | a task of strings | a domain with source `task:NAME`; `data/strings.py` |
 | draw rows of domains by shares that change | `mixed_stream` |
@@ -38,7 +38,6 @@ from kt_jax.data.augment import parse as parse_augment
 from kt_jax.data.cache import cache_dir as cache_dir
 from kt_jax.data.cache import lock as lock
 from kt_jax.data.load import abstract as abstract
-from kt_jax.data.load import DEFAULTS as DEFAULTS
 from kt_jax.data.load import load as load
 from kt_jax.data.load_text import abstract_text as abstract_text
 from kt_jax.data.load_text import load_text as load_text
@@ -46,18 +45,21 @@ from kt_jax.data.mix import cutmix as cutmix
 from kt_jax.data.mix import mixup as mixup
 from kt_jax.data.mix import normalize as normalize
 from kt_jax.data.mixed_stream import mixed_stream as mixed_stream
+from kt_jax.data.records import Layout as CacheLayout
 from kt_jax.data.retokenize import retokenize as retokenize
 from kt_jax.data.retokenize import Retokenized as Retokenized
 from kt_jax.data.sources import from_arrays as from_arrays
+from kt_jax.data.specs import Domain as Domain
+from kt_jax.data.specs import Images as Images
+from kt_jax.data.specs import Text as Text
 from kt_jax.data.stream import batches_for_eval as batches_for_eval
 from kt_jax.data.stream import stream as stream
 from kt_jax.data.teacher_cache import attach_cached as attach_cached
+from kt_jax.data.teacher_cache import fill_logits as fill_logits
 from kt_jax.data.teacher_cache import full_key as full_key
 from kt_jax.data.teacher_cache import read_cache as read_cache
 from kt_jax.data.teacher_cache import TeacherCache as TeacherCache
 from kt_jax.data.text_arrays import TextArrays as TextArrays
-from kt_jax.data.text_config import DEFAULTS_DOMAIN as DEFAULTS_DOMAIN
-from kt_jax.data.text_config import DEFAULTS_TEXT as DEFAULTS_TEXT
 from kt_jax.data.token_alignment import align_positions as align_positions
 from kt_jax.data.token_alignment import align_vocabularies as align_vocabularies
 from kt_jax.data.tokenizer import Tokenizer as Tokenizer

@@ -17,7 +17,7 @@ def document(prompt: str, response: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """How examples become rows; the settings are those of `DEFAULTS_TEXT`."""
+  """How examples become rows; the settings are those of `Text`."""
   tokenizer: Tokenizer
   length: int
   prompt: int

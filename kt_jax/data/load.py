@@ -12,6 +12,7 @@ import numpy as np
 
 from kt_jax.core import nearest
 from kt_jax.core import resolve
+from kt_jax.core import spec
 from kt_jax.core import UserError
 from kt_jax.data import derived
 from kt_jax.data import sources
@@ -25,40 +26,16 @@ from kt_jax.data.skew import imbalanced
 from kt_jax.data.skew import long_tailed
 from kt_jax.data.skew import mislabelled
 from kt_jax.data.skew import shared
-
-# What may be asked of a data set, and what is done if it is not said.
-DEFAULTS: dict[str, Any] = {
-    'name': 'digits',  # or a set of TFDS, or the user's 'module:function'
-    'train': 'train',  # split, with slices: 'train[:10%]', 'train+extra'
-    'test': 'test',
-    'validation': 0.1,  # share or number, stratified, taken off train; 0: none
-    'subset': 0,  # share or number of what is left of train; 0: all
-    # Before all else: the examples with these labels, in all splits; (): all.
-    'classes': (),
-    'split_seed': 1234,  # which examples those are
-    # Of what is left of train: class k keeps the share imbalance^(-k / (K-1)),
-    # so that the first is so many times the last; 0: all.
-    'imbalance': 0.0,
-    # Of what is left of train: the share of each class that stays; (): all.
-    'class_shares': (),
-    'label_noise': 0.0,  # share of train whose labels are of another class
-    'data_dir': '',  # of TFDS; empty: $TFDS_DATA_DIR, else its default
-    'size': 0,  # side of the square images are resized to; 0: as they are
-    'rotation': 0.0,  # degrees, counterclockwise, of every image
-    'pad': 0,  # zeros on every side of each image, after resizing
-    'test_limit': 0,  # at most so many of test, stratified, first ones; 0: all
-    'mean': (),  # per channel on a scale of 0 to 1; empty: those of the set
-    'std': (),
-}
+from kt_jax.data.specs import Images
 
 _PART = re.compile(r'([\w.-]+)(?:\[([^:\]]*):([^:\]]*)\])?')
 
 
-def load(config: Mapping[str, Any]) -> Splits:
+def load(config: Images | Mapping[str, Any]) -> Splits:
   """Decodes a data set, or opens what was decoded before, and splits it.
 
   Args:
-    config: a dict or ConfigDict; keys and defaults are `DEFAULTS`.
+    config: an `Images` spec, or a mapping with some of its keys.
 
   Returns:
     `(train, validation, test, info)`. The split depends on the names, the
@@ -112,7 +89,7 @@ def load(config: Mapping[str, Any]) -> Splits:
   return Splits(**parts, info=_info(config, source, sizes, digest.hexdigest()))
 
 
-def abstract(config: Mapping[str, Any]) -> Info:
+def abstract(config: Images | Mapping[str, Any]) -> Info:
   """What `load` would say of the data set, from headers: nothing is decoded.
 
   Only `classes` and `class_shares` ask for labels, which are with the images.
@@ -176,31 +153,15 @@ def _check_skew(config, classes: int, n: int) -> None:
 
 
 def _fill(config) -> dict[str, Any]:
-  if not isinstance(config, Mapping) and not hasattr(config, 'to_dict'):
-    raise UserError(f'data must be a mapping, got {config!r}.')
-  given = dict(config.items())
-  name = given.get('name', DEFAULTS['name'])
-  if not isinstance(name, str) or not name:
-    raise UserError(f'data.name must be the name of a data set, got {name!r}.')
-  for key in given:
-    if key not in DEFAULTS and not _is_own(name):
-      raise UserError(nearest('setting of data', key, DEFAULTS))
-  config = {**DEFAULTS, **given}
-  for key in ('train', 'test', 'data_dir'):
-    if not isinstance(config[key], str):
-      raise UserError(f'data.{key} must be a string, got {config[key]!r}.')
+  config = vars(spec.build(Images, config, 'data')).copy()
+  if not config['name']:
+    raise UserError('data.name must be the name of a data set.')
   for key, top in (('size', 1 << 12), ('pad', 1 << 10),
                    ('split_seed', 1 << 62)):
-    value = config[key]
-    if not isinstance(value, numbers.Integral) or not 0 <= value < top:
+    if not 0 <= config[key] < top:
       raise UserError(f'data.{key} must be an integer from 0 to {top - 1}, '
-                      f'got {value!r}.')
+                      f'got {config[key]!r}.')
   return config
-
-
-def _is_own(name: str) -> bool:
-  """Whether `name` is 'module:function' and not TFDS's 'name:version'."""
-  return bool(re.match(r'[^:]+:[A-Za-z_]', name))
 
 
 def _source(config) -> Source:
@@ -212,14 +173,21 @@ def _source(config) -> Source:
 
 
 def _named(config) -> Source:
-  name = config['name']
-  if _is_own(name):
-    source = resolve(sys.modules[__name__], name, 'data set')(config)
+  name, kw = config['name'], config['kw']
+  if isinstance(name, Source):
+    return name
+  # 'module:function', not TFDS's 'name:version'.
+  if callable(name) or re.match(r'[^:]+:[A-Za-z_]', name):
+    make = name if callable(name) else resolve(
+        sys.modules[__name__], name, 'data set')
+    source = make(config, **kw)
     if not isinstance(source, Source):
       raise UserError(f'data set {name!r} must return a data.Source, such as '
-                      'data.from_arrays makes, got '
+                      'data.from_arrays returns, got '
                       f'{type(source).__name__}.')
     return source
+  if kw:
+    raise UserError(f'data.kw: {name!r} has no settings.')
   if name == 'digits':
     return sources.digits()
   return sources.tfds_images(name, config['data_dir'])

@@ -12,17 +12,18 @@ from kt_jax.data.arrays import permutation
 from kt_jax.data.arrays import Splits
 from kt_jax.data.encode import document
 from kt_jax.data.encode import Encoder
+from kt_jax.data.specs import SPLITS
+from kt_jax.data.specs import Text
 from kt_jax.data.text_arrays import TextArrays
-from kt_jax.data.text_config import SPLITS
 from kt_jax.data.text_config import text_config
 from kt_jax.data.tokenizer import tokenizer
 
 
-def load_text(config: Mapping[str, Any]) -> Splits:
+def load_text(config: Text | Mapping[str, Any]) -> Splits:
   """Reads text and lays it out in rows of tokens.
 
   Args:
-    config: a dict or ConfigDict; keys and defaults are `DEFAULTS_TEXT`.
+    config: a `Text` spec, or a mapping with some of its keys.
 
   Returns:
     `(train, validation, test, info)` of `TextArrays`. `info.classes` is the
@@ -50,7 +51,7 @@ def load_text(config: Mapping[str, Any]) -> Splits:
                                     digest.hexdigest()))
 
 
-def abstract_text(config: Mapping[str, Any]) -> Info:
+def abstract_text(config: Text | Mapping[str, Any]) -> Info:
   """What `load_text` would say; a domain whose rows follow from the numbers of
   its config is not read: a task, or text with a number for every split."""
   config = text_config(config)
@@ -58,6 +59,7 @@ def abstract_text(config: Mapping[str, Any]) -> Info:
   sizes = dict.fromkeys(SPLITS, 0)
   for name, domain in config['domains'].items():
     source = domain['source']
+    source = source if isinstance(source, str) else ''
     task = source.startswith('task:') and not domain['as_text']
     text = source.endswith('.txt') or source == 'tiny_shakespeare'
     known = task and domain['train'] >= 1 or text and all(
@@ -71,7 +73,7 @@ def abstract_text(config: Mapping[str, Any]) -> Info:
 
 def _encoder(config) -> Encoder:
   return Encoder(tokenizer(config['tokenizer']), config['length'],
-                 config['prompt'], config['start'], config['end'],
+                 config['prompt'], config['add_bos'], config['add_eos'],
                  config['pack'], config['too_long'] == 'drop')
 
 

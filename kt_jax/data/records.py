@@ -1,16 +1,17 @@
 """Arrays of one example side by side in a record, and a file of such records.
 
-Axes: b examples, K classes, k of them kept.
+Axes: b examples, K classes, k of them kept; logits of tokens have an axis S
+before K.
 """
 from collections.abc import Mapping
 import hashlib
-import math
 import os
 import pathlib
 import shutil
 from typing import Any
 
 from array_record.python import array_record_module
+import jax
 import numpy as np
 
 from kt_jax.core import UserError
@@ -50,11 +51,11 @@ class Layout:
     fields = []
     for name, shape in self._shapes.items():
       if top_k and name == 'logits':
-        classes, = shape
+        *line, classes = shape
         index = 'uint16' if classes <= 1 << 16 else 'uint32'
-        fields += [('logits', dtype, (top_k,)),
-                   ('logits/class', index, (top_k,)),
-                   ('logits/rest', 'float32')]
+        fields += [('logits', dtype, (*line, top_k)),
+                   ('logits/class', index, (*line, top_k)),
+                   ('logits/rest', 'float32', (*line,))]
       else:
         fields.append((name, dtype, shape))
     self.dtype = np.dtype([(f[0], *(np.dtype(f[1]).newbyteorder('<'), *f[2:]))
@@ -74,26 +75,30 @@ class Layout:
     records = np.zeros(len(next(iter(arrays.values()))), self.dtype)
     for name, value in arrays.items():
       if self._top_k and name == 'logits':
-        order = np.argsort(-value, axis=1, kind='stable')
-        top, rest = np.split(order, [self._top_k], axis=1)
+        order = np.argsort(-value, axis=-1, kind='stable')
+        top, rest = np.split(order, [self._top_k], axis=-1)
         records['logits/class'] = top
         records['logits/rest'] = _logsumexp(
-            np.take_along_axis(value, rest, axis=1).astype(np.float64))
-        value = np.take_along_axis(value, top, axis=1)
+            np.take_along_axis(value, rest, axis=-1).astype(np.float64))
+        value = np.take_along_axis(value, top, axis=-1)
       records[name] = value
     return records
 
   def unpack(self, records: np.ndarray) -> dict[str, np.ndarray]:
-    """Records `[b]` as name -> float32 `[b, ...]`."""
-    found = {name: records[name].astype(np.float32) for name in self.names}
-    if self._top_k and 'logits' in found:
-      classes, = self._shapes['logits']
-      share = math.log(classes - self._top_k)
-      whole = np.repeat((records['logits/rest'] - share)[:, None], classes, 1)
-      np.put_along_axis(whole, records['logits/class'].astype(np.int64),
-                        found['logits'], axis=1)
-      found['logits'] = whole.astype(np.float32)
-    return found
+    """Records `[b]` as name -> `[b, ...]`, see `shapes`."""
+    return {name: records[name].astype(shape.dtype)
+            for name, shape in self.shapes().items()}
+
+  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of what `unpack` returns for one example.
+
+    float32; of logits of which only some are kept, `logits/class` int32 `[k]`
+    and `logits/rest`, the log sum of the exponentials of the others, join.
+    """
+    return {name: jax.ShapeDtypeStruct(
+        self.dtype[name].shape,
+        np.int32 if name == 'logits/class' else np.float32)
+            for name in self.dtype.names}
 
 
 class Writer:
@@ -172,6 +177,6 @@ class Records:
 
 
 def _logsumexp(x: np.ndarray) -> np.ndarray:
-  """Of `[b, n]`, in the dtype of x."""
-  top = x.max(axis=1, keepdims=True)
-  return (top + np.log(np.exp(x - top).sum(axis=1, keepdims=True)))[:, 0]
+  """Of `[..., n]`, in the dtype of x."""
+  top = x.max(axis=-1, keepdims=True)
+  return (top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True)))[..., 0]

@@ -1,4 +1,4 @@
-"""What a teacher says of each example and view, on disk: written once, reused.
+"""On-disk cache of teacher outputs, per example and augmented view.
 
 A folder holds `outputs.array_record`, one record a (view, example) with every
 array of it side by side, and `meta.json`: what the records depend on (the key),
@@ -8,9 +8,12 @@ Axes: b examples, K classes, k of them kept.
 """
 from collections.abc import Callable, Mapping
 import json
+import math
 import pathlib
 from typing import Any
 
+import jax
+from jax import numpy as jnp
 import numpy as np
 
 from kt_jax.core import UserError
@@ -48,9 +51,8 @@ class TeacherCache:
       view: `[b]` integers, or one for all.
 
     Returns:
-      name -> float32 `[b, ...]`. Logits of which only some were kept are whole
-      again: what the softmax gives to the others is spread evenly over them, so
-      that the probabilities of the kept ones are right.
+      name -> float32 `[b, ...]`. Logits of which only some were kept come with
+      `logits/class` and `logits/rest`, which `fill_logits` takes.
 
     Raises:
       UserError: a position or view that is not there, or a damaged file.
@@ -63,6 +65,24 @@ class TeacherCache:
           f'view(s); index {index.min()} to {index.max()}, view {view.min()} '
           f'to {view.max()} were asked for.')
     return self._layout.unpack(self._records[view * self.examples + index])
+
+
+def fill_logits(logits: jax.Array, classes: jax.Array, rest: jax.Array,
+                count: int) -> jax.Array:
+  """Logits `[..., K]` of which the k largest were kept.
+
+  The probability of the others together is spread evenly over them, so that
+  those of the kept ones are right.
+
+  Args:
+    logits: `[..., k]`.
+    classes: `[..., k]` int32, distinct.
+    rest: `[...]` log of the sum of the exponentials of the others.
+    count: K > k.
+  """
+  others = rest - math.log(count - logits.shape[-1])
+  whole = jnp.broadcast_to(others[..., None], (*rest.shape, count))
+  return jnp.put_along_axis(whole, classes, logits, -1, inplace=False)
 
 
 def attach_cached(caches: Mapping[str, TeacherCache]) -> Callable[[dict], dict]:

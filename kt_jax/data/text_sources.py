@@ -13,7 +13,7 @@ from kt_jax.core import UserError
 from kt_jax.data import strings
 from kt_jax.data import text_files
 from kt_jax.data.arrays import permutation
-from kt_jax.data.text_config import SPLITS
+from kt_jax.data.specs import SPLITS
 
 Content = str | list[str] | list[tuple[str, str]]
 CHUNK, PATIENCE = 256, 64  # pairs in a draw; draws without a new prompt
@@ -21,7 +21,7 @@ CHUNK, PATIENCE = 256, 64  # pairs in a draw; draws without a new prompt
 
 def read(domain: Mapping, data_dir: str, seed: int,
          keep: Callable[[str, str], bool]) -> dict[str, Content]:
-  """Split -> content of what `domain['source']` names; see `DEFAULTS_TEXT`.
+  """Split -> content of what `domain['source']` names; see `Domain`.
 
   Args:
     domain: settings of the domain, all of them.
@@ -32,7 +32,8 @@ def read(domain: Mapping, data_dir: str, seed: int,
   Raises:
     UserError: the source is not there, empty or damaged.
   """
-  name = domain['source']
+  source = domain['source']
+  name = source if isinstance(source, str) else source.__name__
   if name.startswith('task:'):
     return task(name.removeprefix('task:'), domain, seed, keep)
   if name == 'tiny_shakespeare':
@@ -41,8 +42,9 @@ def read(domain: Mapping, data_dir: str, seed: int,
     path = text_files.find(name, data_dir)
     found = (text_files.read_text if name.endswith('.txt')
              else text_files.read_jsonl)(path)
-  elif ':' in name:
-    made = resolve(sys.modules[__name__], name, 'source of text')
+  elif ':' in name or source is not name:
+    made = resolve(sys.modules[__name__], name, 'source of text') if (
+        source is name) else source
     try:
       found = bind(made, {'config': domain}, **domain['kw'])
     except ValueError as e:

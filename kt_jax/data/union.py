@@ -9,21 +9,22 @@ from kt_jax.data.load import abstract
 from kt_jax.data.load import load
 
 
-def union(config) -> Source:
-  """A data set of `config['parts']`, what `load` makes of each: their `train`
+def union(config, *, parts=()) -> Source:
+  """A data set of `parts`, what `load` returns for each: their `train`
   and `test`, one after another; what they hold out for validation is left out.
 
-  As data.name: 'kt_jax.data:union'. For one model of several tasks.
+  As data.name: 'kt_jax.data:union' with data.kw: `dict(parts=...)`. For one
+  model of several tasks.
   """
-  parts = [dict(part) for part in config.get('parts', ())]
+  del config
   if not parts:
-    raise UserError('data.parts must be at least one data config.')
+    raise UserError('data.kw.parts must be at least one data config.')
   infos = [abstract(part) for part in parts]
   for part, info in zip(parts, infos):
     if (info.class_names, info.input_shape) != (
         infos[0].class_names, infos[0].input_shape):
       raise UserError(
-          f'data.parts: {info.name} has {info.classes} classes and images '
+          f'data.kw.parts: {info.name} has {info.classes} classes and images '
           f'{info.input_shape}, {infos[0].name} {infos[0].classes} and '
           f'{infos[0].input_shape}: they must be the same.')
   splits = {split: sum(info.sizes[split] for info in infos)

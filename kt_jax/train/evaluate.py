@@ -1,4 +1,4 @@
-"""Logits of a whole split, and the numbers read off them."""
+"""Logits of a whole split, and metrics of them."""
 from collections.abc import Callable
 
 import jax
@@ -10,21 +10,23 @@ from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax.train import mesh as meshes
-from kt_jax.train.step import narrower
+from kt_jax.train.graph import quantize
+from kt_jax.train.step import make_cast
 
 
 def make_predict(net: models.Net, info: data.Info, *,
-                 compute_dtype: str = 'float32') -> Callable[..., jax.Array]:
+                 compute_dtype: str = 'float32', bits: int = 0
+                ) -> Callable[..., jax.Array]:
   """Jitted `(params, stats, images uint8 [B, H, W, C]) -> logits [B, K]`.
 
   The model runs in evaluation mode.
   """
-  narrow = narrower(compute_dtype)
+  cast = make_cast(compute_dtype)
 
   @jax.jit
   def predict(params, stats, images):
     x = data.normalize(images, info.mean, info.std)
-    out = models.apply(net, narrow(params), stats, narrow(x))
+    out = models.apply(net, cast(quantize(params, bits)), stats, cast(x))
     return out.logits.astype(jnp.float32)
   return predict
 
@@ -38,16 +40,16 @@ def predict_all(predict, params, stats, arrays: data.Arrays, *,
   """
   span, put = slice(None), lambda x: x
   if mesh is not None:
-    parts = mesh.shape['data']
-    batch_size = -(-batch_size // parts) * parts
-    span, put = meshes.rows(mesh, batch_size), meshes.putter(mesh)
-  found = []
+    devices = mesh.shape['data']
+    batch_size = -(-batch_size // devices) * devices
+    span, put = meshes.rows(mesh, batch_size), meshes.make_shard_batch(mesh)
+  parts = []
   for batch in data.batches_for_eval(arrays, batch_size):
     logits = predict(params, stats, put(batch['images'][span]))
     if not logits.is_fully_addressable:
       logits = multihost_utils.process_allgather(logits, tiled=True)
-    found.append(logits)
-  return np.concatenate(jax.device_get(found))[:len(arrays.labels)]
+    parts.append(logits)
+  return np.concatenate(jax.device_get(parts))[:len(arrays.labels)]
 
 
 def classification_metrics(logits, labels, bins: int = 15) -> dict[str, float]:

@@ -13,28 +13,29 @@ import tqdm
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.train.step import own
-from kt_jax.train.step import Settings
+from kt_jax.train.specs import STUDENT
 from kt_jax.train.step import State
+from kt_jax.train.step import StepInputs
+from kt_jax.train.step import student_only
 from kt_jax.train.writer import Writer
 
 
-def fit(step: Callable, state: State, stream, settings: Settings, *,
-        steps: int, put: Callable[[Any], Any] = lambda batch: batch,
+def fit(step: Callable, state: State, stream, inputs: StepInputs, *,
+        steps: int, shard_batch: Callable[[Any], Any] = lambda batch: batch,
         log_every: int = 0, save_every: int = 0,
         evaluate: Callable[[State], dict[str, float]] | None = None,
         run: checkpoint.Run | None = None, writer: Writer | None = None,
         name: str = '') -> State:
-  """Runs `state, metrics = step(state, batch, settings)` up to update `steps`.
+  """Runs `state, metrics = step(state, batch, inputs)` up to update `steps`.
 
   Args:
     step: jitted; donates its state.
     state: where to start; `state.step` says how far it is.
-    stream: iterator of host batches, standing at `state.step`; with `run` it
-      has `get_state()`.
-    settings: handed to every step.
+    stream: iterator of host batches from `state.step` on; with `run` it has
+      `get_state()`.
+    inputs: handed to every step.
     steps: number of the last update.
-    put: host batch -> device arrays.
+    shard_batch: host batch -> device arrays.
     log_every: updates between two rows of metrics, each the mean since the row
       before; 0: only the last.
     save_every: updates between two checkpoints; 0: only the last.
@@ -52,17 +53,17 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
   """
   first = saved = updates(state)
   pending = []
-  # Sums since the last row. A checkpoint has them: where a run is interrupted
-  # must not show in its metrics.
+  # Sums since the last row. They go into checkpoints, so that an interruption
+  # leaves no trace in the metrics.
   log = dict(count=0, sums={})
   if run and first in run.steps():
     log = run.meta(first)['log'] or log
 
   def flush(at):
-    """Fetches what has gathered and refuses NaN; the device idles only here."""
-    found = jax.device_get(pending)
-    begin = at - len(found)
-    for i, metrics in enumerate(found):
+    """Fetches pending metrics and refuses NaN; the device idles only here."""
+    rows = jax.device_get(pending)
+    begin = at - len(rows)
+    for i, metrics in enumerate(rows):
       bad = [k for k, v in metrics.items() if not np.isfinite(v)]
       if bad:
         good = f'step {saved}' if run and saved else 'none'
@@ -74,12 +75,12 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
       log['sums'] = {k: log['sums'].get(k, 0.0) + float(v)
                      for k, v in metrics.items()}
     pending.clear()
-    return found
+    return rows
 
   def save(at, due):
     flush(at)
-    # What SIGTERM asks for is not evaluated: time is short, and an
-    # uninterrupted run would not have it to choose from.
+    # A checkpoint upon SIGTERM is not evaluated: time is short, and an
+    # uninterrupted run could not choose it as the best.
     scores = evaluate(state) if evaluate and due else {}
     if scores and writer:
       writer.write(at, 'validation', scores)
@@ -90,13 +91,13 @@ def fit(step: Callable, state: State, stream, settings: Settings, *,
                   desc=name, unit='step', mininterval=0.5)
   with _sigterm() as asked, bar:
     for at in range(first + 1, steps + 1):
-      state, metrics = step(state, put(next(stream)), settings)
+      state, metrics = step(state, shard_batch(next(stream)), inputs)
       pending.append(metrics)
       row = at == steps or (log_every and at % log_every == 0)
       if row or len(pending) == 1000:
-        found = flush(at)
-        if 'loss' in found[-1]:
-          bar.set_postfix(loss=f'{found[-1]["loss"]:.4f}', refresh=False)
+        rows = flush(at)
+        if 'loss' in rows[-1]:
+          bar.set_postfix(loss=f'{rows[-1]["loss"]:.4f}', refresh=False)
       if row:
         if writer:
           writer.write(at, 'train', {
@@ -125,42 +126,48 @@ def updates(state: State) -> int:
 
 
 def to_items(state: State) -> tuple[dict, dict]:
-  """`(model, training)`: what others use of a state, and the rest."""
-  fast = dict(params=state.params, stats=state.stats)
+  """`(model, training)`: what others use of a state, and the rest.
+
+  The model is the moving average, where there is one, else the student.
+  """
   training = dict(step=state.step, opt_state=state.opt_state)
-  if state.slow:
-    return state.slow, training | {'fast': fast}
-  model = {k: own(v) for k, v in fast.items()}
-  aside = {k: {n: x for n, x in v.items() if n not in model[k]}
-           for k, v in fast.items()}
-  return model, training | ({'aside': aside} if any(aside.values()) else {})
+  if state.ema:
+    model, skip = state.ema, ()
+  else:
+    model, skip = student_only(state.params, state.stats), (STUDENT,)
+  for kind in ('params', 'stats'):  # Orbax does not store empty dicts
+    rest = {n: x for n, x in getattr(state, kind).items()
+            if n not in skip and x}
+    training |= {kind: rest} if rest else {}
+  return model, training
 
 
-def from_items(model, training) -> State:
-  """The inverse of `to_items`."""
-  fast = training.get('fast', model)
-  params, stats = (fast[k] | training.get('aside', {}).get(k, {})
-                   for k in ('params', 'stats'))
+def from_items(model, training, like: State) -> State:
+  """The inverse of `to_items`, for a state of the names of `like`."""
+  own = {} if like.ema else {STUDENT: model}
+  params, stats = (
+      {n: own[n][kind] if n in own else training.get(kind, {}).get(n, {})
+       for n in getattr(like, kind)} for kind in ('params', 'stats'))
   return State(training['step'], params, stats, training['opt_state'],
-               model if 'fast' in training else {})
+               model if like.ema else {})
 
 
 def resume(run: checkpoint.Run, state: State, stream) -> State:
   """`state` and `stream` as the newest whole checkpoint left them.
 
   Args:
-    run: where to look; with nothing there, the arguments stay as they are.
+    run: where to look; if it is empty, the arguments are left as they are.
     state: gives shapes and shardings.
     stream: its state is set.
   """
   like = lambda tree: jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       tree)
-  found = run.latest(*map(like, to_items(state)))
-  if found is None:
+  saved = run.latest(*map(like, to_items(state)))
+  if saved is None:
     return state
-  stream.set_state(found.meta['data_state'])
-  return from_items(found.model, found.training)
+  stream.set_state(saved.meta['data_state'])
+  return from_items(saved.model, saved.training, state)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Devices: start-up of many processes, the mesh, and where each array lies."""
+"""Devices: start-up of several processes, the mesh, and array placement."""
 from collections.abc import Callable, Sequence
 import re
 from typing import Any
@@ -59,8 +59,8 @@ def shard_state(mesh: jax.sharding.Mesh, rules: Rules, abstract) -> Any:
   Args:
     mesh: of the run.
     rules: `(regex on the path, axis name or None for each dimension)`; the
-      first that matches a leaf of its rank decides. What optimiser and average
-      keep of a parameter has the parameter's path in its own. No match: every
+      first that matches a leaf of its rank decides. Optimizer state and the
+      average of a parameter have its path in theirs. No match: every
       device holds the leaf.
     abstract: pytree with shapes.
 
@@ -82,13 +82,13 @@ def shard_state(mesh: jax.sharding.Mesh, rules: Rules, abstract) -> Any:
         used.add(pattern)
         return NamedSharding(mesh, PartitionSpec(*axes))
     return NamedSharding(mesh, PartitionSpec())
-  found = jax.tree_util.tree_map_with_path(leaf, abstract)
+  shardings = jax.tree_util.tree_map_with_path(leaf, abstract)
   for pattern, axes in rules:
     if pattern not in used:
       raise core.UserError(
           f'sharding rule {pattern!r} with {len(axes)} axes matches nothing '
           'that an earlier rule leaves.')
-  return found
+  return shardings
 
 
 def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
@@ -107,18 +107,18 @@ def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
   return slice(first, last)
 
 
-def putter(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
-  """`put(batch)`: host rows of this process -> global arrays on the mesh.
+def make_shard_batch(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+  """`shard_batch`: host rows of this process -> global arrays on the mesh.
 
-  What is for look-ups on the host (`HOST`) stays behind.
+  Arrays for look-ups on the host (`HOST`) are left out.
   """
-  where = NamedSharding(mesh, PartitionSpec('data'))
-  def put(batch):
+  sharding = NamedSharding(mesh, PartitionSpec('data'))
+  def shard_batch(batch):
     if isinstance(batch, dict):
       batch = {k: v for k, v in batch.items() if k not in HOST}
     if jax.process_count() == 1:
-      return jax.device_put(batch, where)
+      return jax.device_put(batch, sharding)
     return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)),
-        batch)
-  return put
+        lambda x: jax.make_array_from_process_local_data(
+            sharding, np.asarray(x)), batch)
+  return shard_batch

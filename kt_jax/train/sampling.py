@@ -1,4 +1,4 @@
-"""Responses that replace those of the data, drawn within a step."""
+"""Responses sampled within a step, in place of those of the data."""
 from collections.abc import Callable
 from typing import Any
 
@@ -7,58 +7,62 @@ from jax import numpy as jnp
 
 from kt_jax import core
 from kt_jax import models
-from kt_jax.train import language
-from kt_jax.train import stage as stages
+from kt_jax.train import specs
+from kt_jax.train.graph import quantize
+from kt_jax.train.graph import TermGraph
+from kt_jax.train.specs import STUDENT
+from kt_jax.train.tokens import align
 
-SOURCES = 'data', 'student', 'mixed', 'speculative', 'blend'
 
+def make_sample(graph: TermGraph, sampling: specs.Sampling, *, prompt: int,
+                stop: int, pad: int, cast: Callable[[Any], Any]
+               ) -> Callable | None:
+  """`train.make_step`'s `sample`; None where responses are those of the data.
 
-def make_sample(stage: stages.Stage, sampling, *, prompt: int, stop: int,
-                pad: int, narrow: Callable[[Any], Any]) -> Callable | None:
-  """`train.make_step`'s `sample` from `config.sampling`; None for the data.
-
-  Sources: 'student' draws every response; 'mixed' does so in a `share` of the
-  steps (agarwal2024gkd); 'speculative' keeps a token that the student draws
-  where it is among the `accept` likeliest of the teacher and takes one of the
-  teacher else (xu2024skd), token by token, which is what drafts that are cut
-  at the first rejected token come to; 'blend' draws from
-  `share` p + (1 - share) q (gu2024minillm) and says `sample_log_probs`.
+  Sources: 'student' samples every response; 'mixed' does so in a `share` of the
+  steps (agarwal2024gkd); 'speculative' keeps a token that the student samples
+  if it is among the `accept` likeliest of the teacher, and otherwise takes one
+  of the teacher (xu2024skd), token by token, which equals drafts that are cut
+  at the first rejected token; 'blend' samples from `share` p + (1 - share) q
+  (gu2024minillm) and adds `sample_log_probs`.
 
   Args:
-    stage: of decoders.
-    sampling: `config.sampling`.
+    graph: of decoders.
+    sampling: of the run.
     prompt: P, positions of the prompt.
     stop: end token.
-    pad: what stands after it.
-    narrow: cast of parameters.
+    pad: token that stands after it.
+    cast: of parameters.
 
   Returns:
-    A function whose pool has `batch`, what was drawn (and aligned), and
-    `data`, what was given. Metrics: `response_length`, and `accepted`, the
-    share of the student's tokens that stayed.
+    A function that adds `sampled`, aligned, to the `data` of a step. Metrics:
+    `response_length`, and `accepted`, the share of the student's tokens that
+    were kept.
+
+  Raises:
+    UserError: there is no prompt to continue, or no such teacher.
   """
   source = sampling.source
   if source == 'data':
     return None
+  _check(graph, sampling, prompt)
   pair = source in ('speculative', 'blend')
   choose = dict(speculative=_speculative, blend=_blend).get(
       source, lambda s: _student(s))(sampling)
 
-  def draw(params, stats, pool, key, shared):
-    data = pool[language.DATA]
-    found = shared.frozen['networks']
-    member = lambda name, params, stats: models.Member(
-        stage.networks[name].net, narrow(params), stats)
-    own = language.quantize(stages.part(params, stages.STUDENT),
-                            stage.networks[stages.STUDENT].bits)
-    members = [member(stages.STUDENT, own, stages.part(stats, stages.STUDENT))]
+  def draw(params, stats, batches, key, step_context):
+    data = batches['data']
+    decoder = lambda name, params, stats: models.Member(
+        graph.net(name), cast(params), stats)
+    own = quantize(params[STUDENT], graph.networks[STUDENT].bits)
+    decoders = [decoder(STUDENT, own, stats[STUDENT])]
     if pair:
-      teacher = found[sampling.teacher]
-      members.append(member(sampling.teacher, teacher['params'],
-                            teacher['stats']))
+      teacher = step_context.constants['networks'][sampling.teacher]
+      decoders.append(decoder(sampling.teacher, teacher['params'],
+                              teacher['stats']))
     rows = data['tokens']
     new = models.generate(
-        members, rows[:, :prompt], where=data['segments'][:, :prompt] > 0,
+        decoders, rows[:, :prompt], where=data['segments'][:, :prompt] > 0,
         steps=rows.shape[1] - prompt, key=key, choose=choose, stop=stop,
         pad=pad)
     join = lambda old, tail: jnp.concatenate(
@@ -73,21 +77,37 @@ def make_sample(stage: stages.Stage, sampling, *, prompt: int, stop: int,
     if 'accepted' in new.info:
       metrics['accepted'] = core.masked_mean(
           new.info['accepted'].astype(jnp.float32), new.where)
-    return language.align(batch), metrics
+    return align(batch), metrics
 
-  def sample(params, stats, pool, key, shared):
-    given = pool[language.DATA]
+  def sample(params, stats, batches, key, step_context):
+    data = batches['data']
     if source != 'mixed':
-      drawn, metrics = draw(params, stats, pool, key, shared)
+      sampled, metrics = draw(params, stats, batches, key, step_context)
     else:
       coin, key = jax.random.split(key)
-      drawn, metrics = jax.lax.cond(
+      sampled, metrics = jax.lax.cond(
           jax.random.bernoulli(coin, sampling.share),
-          lambda: draw(params, stats, pool, key, shared),
-          lambda: (given, dict(response_length=given['where'].sum(1).mean(
+          lambda: draw(params, stats, batches, key, step_context),
+          lambda: (data, dict(response_length=data['where'].sum(1).mean(
               dtype=jnp.float32))))
-    return {'batch': drawn, language.DATA: given}, metrics
+    return dict(batches, sampled=sampled), metrics
   return sample
+
+
+def _check(graph, sampling, prompt):
+  if prompt < 1:
+    raise core.UserError('sampling.source continues prompts: data.prompt must '
+                         f'be from 1 on, got {prompt}.')
+  if any(n.kind == 'cached' for n in graph.networks.values()):
+    raise core.UserError('A cache holds outputs for the data: with '
+                         f'sampling.source {sampling.source!r} set '
+                         'cache.views 0.')
+  if sampling.source in ('speculative', 'blend') and (
+      sampling.teacher not in graph.networks
+      or graph.networks[sampling.teacher].kind != 'frozen'):
+    raise core.UserError(core.nearest(
+        'frozen teacher (sampling.teacher)', sampling.teacher,
+        [n for n, t in graph.networks.items() if t.kind == 'frozen']))
 
 
 def _settings(sampling):
@@ -120,6 +140,6 @@ def _blend(sampling):
     mixed = jnp.logaddexp(log_q + jnp.log1p(-sampling.share),
                           log_p + jnp.log(sampling.share))
     token = jax.random.categorical(key, mixed).astype(jnp.int32)
-    said = jnp.take_along_axis(mixed, token[:, None], 1)[:, 0]
-    return token, dict(sample_log_probs=said)
+    log_prob = jnp.take_along_axis(mixed, token[:, None], 1)[:, 0]
+    return token, dict(sample_log_probs=log_prob)
   return choose
