@@ -7,6 +7,8 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'",
                     (ROOT / 'kt_jax/__init__.py').read_text())[1]
+BUILTIN = setuptools.find_namespace_packages(
+    include=['experiments', 'experiments.*', 'configs', 'configs.*'])
 
 setuptools.setup(
     name='kt_jax',
@@ -14,7 +16,12 @@ setuptools.setup(
     description='Knowledge transfer between models in JAX.',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
-    packages=setuptools.find_packages(include=['kt_jax', 'kt_jax.*']),
+    packages=[*setuptools.find_packages(include=['kt_jax', 'kt_jax.*']),
+              *(f'kt_jax.builtin.{name}' for name in BUILTIN)],
+    # An installed `kt-run` finds the experiments and configs here.
+    package_dir={'kt_jax.builtin.experiments': 'experiments',
+                 'kt_jax.builtin.configs': 'configs'},
+    package_data={'': ['*.json']},  # what was measured, beside the configs
     python_requires='>=3.11,<3.14',
     install_requires=[
         # On Python 3.11 pip finds jax 0.10 and flax 0.12.8, from 3.12 on jax
@@ -46,7 +53,8 @@ setuptools.setup(
         'pyyaml>=6',
     ],
     entry_points={
-        'console_scripts': ['kt-merge = kt_jax.cli.kt_merge:main']},
+        'console_scripts': ['kt-merge = kt_jax.cli.kt_merge:main',
+                            'kt-run = kt_jax.launch.main:main']},
     extras_require={
         'align': ['POT>=0.9.5', 'ott-jax>=0.5'],
         'cuda': ['jax[cuda12]'],

@@ -484,3 +484,55 @@ def test_a_process_of_its_own(real_file, tmp_path):
   assert 'rror' not in done.stderr and 'arning' not in done.stderr
   assert refused((lambda d: (d.returncode, d.stdout, d.stderr))(
       go('--workdir', str(tmp_path / 'r'), '--config.loop.steps=3')))
+
+
+OWN = """
+import jax
+def margin(student_logits, labels, *, by=1.0):
+  return jax.nn.relu(by - student_logits[..., 0])
+def run(config, workdir):
+  return dict(answer=config.answer)
+"""
+
+
+def test_an_installed_command_elsewhere(tmp_path):
+  """Built as setup.py says, run in a folder with modules of the user's own."""
+  pytest.importorskip('setuptools')
+  done = subprocess.run(
+      [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib',
+       str(tmp_path / 'lib')], cwd=ROOT, text=True, capture_output=True,
+      env=os.environ | {'PYTHONDONTWRITEBYTECODE': '1'}, check=False)
+  assert done.returncode == 0, done.stderr
+  here = tmp_path / 'here'
+  here.mkdir()
+  (here / 'own.py').write_text(OWN)
+  (here / 'mine.py').write_text(
+      REAL.replace("term('cross_entropy')", "term('own:margin', by=0.5)")
+      .replace('VARIANTS =', 'from experiments import EXPERIMENTS\nVARIANTS ='))
+  (tmp_path / 'kt-run').write_text(
+      'import sys\nfrom kt_jax.launch import main\n'
+      f'assert main.__file__.startswith({str(tmp_path)!r})\n'
+      'sys.exit(main.main())\n')
+  go = lambda *argv: subprocess.run(
+      [sys.executable, tmp_path / 'kt-run', *argv], cwd=here, text=True,
+      env=os.environ | {'PYTHONPATH': str(tmp_path / 'lib')},
+      capture_output=True, check=False)
+  done = go('--list')
+  assert 'configs/roth2024fantastic/digits.py:small' in done.stdout, done.stderr
+  done = go('--config', 'mine.py', '--check')
+  assert 'mlp' in done.stdout, done.stderr
+  done = go('--config', 'configs/roth2024fantastic/digits.py:tiny', '--check')
+  assert 'transfer to mlp' in done.stdout, done.stderr
+
+
+def test_names_of_the_current_folder(tmp_path, monkeypatch, launch):
+  monkeypatch.setattr(sys, 'path', [p for p in sys.path if p])
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'own.py').write_text(OWN)
+  (tmp_path / 'json.py').write_text('1 / 0')  # does not hide the library's
+  (tmp_path / 'mine.py').write_text(
+      'from ml_collections import config_dict\ndef get_config():\n'
+      '  return config_dict.ConfigDict('
+      'dict(experiment="own:run", answer=4.5))\n')
+  status, out, err = launch('--config', 'mine.py', '--workdir', 'w')
+  assert (status, err) == (0, '') and out.startswith('answer 4.5\n')

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -14,7 +15,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The folder of `configs` and `experiments`: an installed package carries them
+# inside, a clone (or an editable install of it) has them beside kt_jax.
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+ROOT = (_PACKAGE / 'builtin' if (_PACKAGE / 'builtin').is_dir()
+        else _PACKAGE.parent)
+
+
 def load(spec: str) -> Any:
   """The spec that `PATH.py` or `PATH.py:VARIANT` describes, `variant` set.
 
@@ -76,7 +83,7 @@ def find(name: str) -> Experiment:
     UserError: there is none of this name.
   """
   from kt_jax import core
-  _find_root()
+  extend_path()
   experiments = importlib.import_module('experiments').EXPERIMENTS
   if ':' in name:
     run = core.resolve(None, name, 'experiment')
@@ -98,7 +105,7 @@ def files() -> list[pathlib.Path]:
 def listing() -> str:
   """Papers, and under each its configs with variant and cost."""
   from kt_jax.papers import PAPERS
-  _find_root()
+  extend_path()
   lines, rows, folder = [], [], None
   for file in files():
     try:
@@ -123,10 +130,17 @@ def listing() -> str:
   return '\n'.join(lines).strip('\n') or 'No config under configs/.'
 
 
-def _find_root():
-  """Configs say `from configs import common`."""
+def extend_path() -> None:
+  """Makes importable what configs name.
+
+  `configs` and `experiments` are the built-in ones. The current folder comes
+  last: modules of the user's own are found there, and none of them hides an
+  installed one.
+  """
   if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
+    sys.path.insert(0, str(ROOT))
+  if not {'', os.getcwd()} & set(sys.path):
+    sys.path.append(os.getcwd())
 
 
 def _shown(file: pathlib.Path) -> str:
@@ -135,7 +149,7 @@ def _shown(file: pathlib.Path) -> str:
 
 def _import(file: pathlib.Path):
   """Runs a config file afresh; what it raises is one line."""
-  _find_root()
+  extend_path()
   spec = importlib.util.spec_from_file_location(f'_config_{file.stem}', file)
   module = importlib.util.module_from_spec(spec)
   try:

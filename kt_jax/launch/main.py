@@ -60,6 +60,7 @@ def _main(argv) -> int:
   if args.list:
     print(configs.listing())
     return 0
+  configs.extend_path()
   process.quiet()
   from kt_jax import train  # here and below: --list and --help do without jax
   from kt_jax.launch import override
