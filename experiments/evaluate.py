@@ -5,6 +5,7 @@ from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
+from kt_jax.data import Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Spec:
   experiment: str = 'evaluate'
   paper: str = ''
   variant: str = ''
-  data: data.Images = data.Images()
+  data: Images = Images()
   checkpoint: str = ''  # workdir of a run, or a Hugging Face directory
   step: int = -1  # of the checkpoint; -1: the one that its card names
   batch_size: int = 250

@@ -7,7 +7,6 @@ share are in the modules of this package.
 """
 import dataclasses
 import importlib
-import typing
 from typing import Any
 
 from ml_collections import config_dict
@@ -206,7 +205,7 @@ def merging(op: str = '', kind: str = 'merge', **kw) -> config_dict.ConfigDict:
 def task(checkpoint: str = '', init_from: str = '', **changes
         ) -> config_dict.ConfigDict:
   """A task of `merge`: changes to its training, or a checkpoint."""
-  return _part('Pretrained', changes, checkpoint, init_from)
+  return _experiment('merge', 'Task', changes, checkpoint, init_from)
 
 
 def transfer() -> config_dict.ConfigDict:
