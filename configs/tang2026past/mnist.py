@@ -38,15 +38,16 @@ def get_config(variant: str = 'small'):
   source, target = (4, 5, 6), (7, 8, 9)
   noisy = dict(name='experiments.merge_data:overlaid')
   light = dict(loop=dict(steps=100))
-  plain = lambda classes: dict(data=dict(classes=classes), **light)
-  rewarded = lambda classes, start: dict(
-      init_from=start, data=dict(classes=classes, **noisy),
+  plain = lambda classes, **kw: common.task(data=dict(classes=classes), **light,
+                                            **kw)
+  rewarded = lambda classes, init_from: common.task(
+      init_from=init_from, data=dict(classes=classes, **noisy),
       terms=dict(task=dict(loss='expected_reward')))
   c.tasks.source = plain(source)
   c.tasks.skilled = rewarded(source, 'source')
   c.tasks.longer = common.task(init_from='source', data=dict(classes=source))
   c.tasks.target = plain(target)
-  c.tasks.sequential = common.task(init_from='skilled', **plain(target))
+  c.tasks.sequential = plain(target, init_from='skilled')
   c.tasks.ceiling = rewarded(target, 'target')
   on = dict(tasks=('ceiling',))
   single = lambda name: common.merging(kind='single', experts=(name,), **on)
