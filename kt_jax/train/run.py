@@ -128,6 +128,9 @@ def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:
 def check_pool(spec, names) -> list[Report]:
   """Reports of the pretraining of entries of `spec.pool`, each once."""
   reports = []
+  for name, entry in spec.pool.items():  # those that nothing uses, too
+    if not entry.checkpoint:
+      pool.training_of(spec, name)
   for name in pool.order_of(spec, names):
     start = spec.pool[name].init_from
     reports += [r._replace(name=f'pretrain {name}') for r in _check(
