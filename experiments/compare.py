@@ -1,85 +1,128 @@
-"""Runs variations of one config over seeds, and says which claims hold."""
-import copy
+"""Runs variations of one spec over seeds, and judges which claims hold."""
+from collections.abc import Mapping
+import dataclasses
 import importlib
-import json
 import math
+from typing import Any
 
-from experiments import pool
+from experiments.generations import Spec as Generations
 from kt_jax import checkpoint
 from kt_jax import core
+from kt_jax import train
 from kt_jax.core import statistics
 from kt_jax.launch import report
 from kt_jax.launch import sweep
 
 
-def arm_config(config, name: str, seed: int):
-  """The config of one run."""
-  arm, run = config.arms[name], copy.deepcopy(config.run).unlock()
+def _map():
+  return dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """A variation of the run."""
+  terms: tuple[str, ...] = ()  # that it keeps; () all
+  changes: Mapping[str, Any] = _map()
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """`better` above `than`, paired by seed."""
+  better: str  # an arm
+  than: str  # an arm
+  metric: str = 'accuracy'
+  than_metric: str = ''  # of `than`; '' the same
+  lower: bool = False  # whether less is better
+  # `(better, than)`, two more arms: the claim is then that the first difference
+  # is larger than this one.
+  above: tuple[str, ...] = ()
+  margin: float = 0.0  # by how much; below 0: that it is worse by less
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  experiment: str = 'compare'
+  paper: str = ''
+  variant: str = ''
+  run: train.Training | Generations = train.Training()
+  arms: Mapping[str, Arm] = _map()
+  seeds: tuple[int, ...] = (0, 1, 2)
+  baseline: str = ''  # arm that every other is compared to
+  claims: Mapping[str, Claim] = _map()
+
+
+def check(spec):
+  """Reports of what is pretrained, once, and of a run of each arm."""
+  _check_names(spec)
+  module = importlib.import_module(f'experiments.{spec.run.experiment}')
+  reports, names = [], set()
+  for name in spec.arms:
+    for r in module.check(arm_spec(spec, name, spec.seeds[0])):
+      if r.name.startswith('pretrain '):
+        if r.name in names:
+          continue
+        names.add(r.name)
+        reports.append(r)
+      else:
+        reports.append(r._replace(name=f'{name}: {r.name}',
+                                  steps=r.steps * len(spec.seeds)))
+  return reports
+
+
+def run(spec, workdir):
+  """Writes runs/, results.csv and report.md; returns the table."""
+  _check_names(spec)
+  workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
+  module = importlib.import_module(f'experiments.{spec.run.experiment}')
+  runs = [sweep.Run(name, seed, arm_spec(spec, name, seed),
+                    str(workdir / 'runs' / f'{name}-{seed}'))
+          for seed in spec.seeds for name in spec.arms]
+  results = sweep.execute(
+      runs, lambda item: module.run(item.spec, item.workdir), print)
+  return dict(table=write(spec, results, workdir))
+
+
+def arm_spec(spec, name: str, seed: int) -> train.Training:
+  """The spec of one run."""
+  arm, run = spec.arms[name], spec.run
   for term in arm.terms:
     if term not in run.terms:
       raise core.UserError(core.nearest(
           f'term (config.arms.{name})', term, run.terms))
   if arm.terms:
-    run.terms = {n: run.terms[n] for n in arm.terms}
-  run = pool.changed(run, arm.changes, f'config.arms.{name}.changes')
-  if 'modules' in run:  # nobody stays whom no term names
-    used = {w.removesuffix('@clean') for t in run.terms.values()
-            for w in (t.module, t.learner, t.teacher, *t.trains)}
-    if 'bilevel' in run:
-      used |= {run.augmentor, run.bilevel.module}
-    run.teachers = {n: t for n, t in run.teachers.items()
-                    if n in used or t.kind not in ('online', 'prompted')}
-    run.modules = {n: m for n, m in run.modules.items() if n in used}
-    if 'optimizers' in run:
-      run.optimizers = {n: o for n, o in run.optimizers.items()
-                        if n in used or n in run.teachers}
-  with run.unlocked():
-    run.seed, run.variant, run.paper = seed, config.variant, config.paper
-  return run
+    run = dataclasses.replace(run, terms={n: run.terms[n] for n in arm.terms})
+  run = core.spec.change(run, arm.changes, f'config.arms.{name}.changes')
+  # Teachers and modules that no remaining term references are dropped.
+  used = {run.augmentor, run.bilevel.module}
+  for term in run.terms.values():
+    used |= {n.removesuffix('@clean') for n in (
+        term.module, term.student, term.teacher, *term.updates)}
+  teachers = {n: t for n, t in run.teachers.items()
+              if n in used or t.kind not in ('online', 'prompted')}
+  used |= {t.module for t in teachers.values()}
+  modules = {n: m for n, m in run.modules.items() if n in used}
+  return dataclasses.replace(
+      run, teachers=teachers, modules=modules,
+      optimizers={n: o for n, o in run.optimizers.items()
+                  if n == 'student' or n in teachers or n in modules},
+      seed=seed, variant=spec.variant, paper=spec.paper)
 
 
-def check(config):
-  _check_names(config)
-  module = importlib.import_module(f'experiments.{config.run.experiment}')
-  reports, seen = [], set()
-  for name in config.arms:
-    for r in module.check(arm_config(config, name, config.seeds[0])):
-      if r.name.startswith('pretrain '):
-        if r.name in seen:
-          continue
-        seen.add(r.name)
-      reports.append(r if r.name in seen else r._replace(
-          name=f'{name}: {r.name}', steps=r.steps * len(config.seeds)))
-  return reports
-
-
-def run(config, workdir):
-  """Writes runs/, results.csv and report.md; returns the table."""
-  _check_names(config)
-  workdir = checkpoint.open_workdir(workdir, json.loads(config.to_json()))
-  module = importlib.import_module(f'experiments.{config.run.experiment}')
-  runs = [sweep.Run(name, seed, arm_config(config, name, seed),
-                    str(workdir / 'runs' / f'{name}-{seed}'))
-          for seed in config.seeds for name in config.arms]
-  found = sweep.execute(
-      runs, lambda item: module.run(item.config, item.workdir), print)
-  return dict(table=write(config, found, workdir))
-
-
-def claims(config, found) -> str:
+def claims(spec, results) -> str:
   """Markdown: each claim, its arms' means, the paired difference, a verdict."""
   lines = [['claim', 'metric', 'arm', 'mean +- sd', 'against', 'mean +- sd',
             'difference +- se', 'verdict']]
-  for name, claim in config.claims.items():
+  for name, claim in spec.claims.items():
+    other_metric = claim.than_metric or claim.metric
     for arm, metric in ((claim.better, claim.metric),
-                        (claim.than, claim.than_metric)):
-      have = found[arm, config.seeds[0]]
-      if metric not in have:
+                        (claim.than, other_metric)):
+      known = results[arm, spec.seeds[0]]
+      if metric not in known:
         raise core.UserError(core.nearest(
-            f'metric (config.claims.{name})', metric, have))
+            f'metric (config.claims.{name})', metric, known))
     values = lambda arm, metric=claim.metric: [
-        found[arm, seed][metric] for seed in config.seeds]
-    against, other_metric = claim.than, claim.than_metric
+        results[arm, seed][metric] for seed in spec.seeds]
+    against = claim.than
     differences = _paired(values(claim.better),
                           values(claim.than, other_metric))
     if other_metric != claim.metric:
@@ -97,7 +140,7 @@ def claims(config, found) -> str:
         + (f' (margin {claim.margin:+g})' if claim.margin else ''),
         statistics.verdict(sign * estimate.value - claim.margin,
                            *estimate[1:])])
-  note = (f'Over seeds {", ".join(map(str, config.seeds))}, paired. holds: the '
+  note = (f'Over seeds {", ".join(map(str, spec.seeds))}, paired. holds: the '
           'difference is beyond the margin by more than two standard errors; '
           'fails: the other way.')
   return report.table(lines, bars=True) + '\n\n' + note
@@ -112,32 +155,32 @@ def _spread(values) -> str:
   return f'{mean:.4f} +- {se * math.sqrt(n):.4f}'
 
 
-def write(config, found, workdir) -> str:
+def write(spec, results, workdir) -> str:
   """Writes results.csv and report.md; returns the table of claims."""
-  rows, table = report.compare(found, config.baseline), claims(config, found)
+  rows, table = report.compare(results, spec.baseline), claims(spec, results)
   checkpoint.write_atomic(
       workdir / 'report.md', table + '\n\n## Every number\n\n'
-      + report.markdown(rows, config.baseline))
+      + report.markdown(rows, spec.baseline))
   checkpoint.write_atomic(workdir / 'results.csv', report.table_csv(rows))
   return table
 
 
-def check_claims(config):
-  """Refuses arms that the claims, or the baseline, name in vain."""
-  if not config.arms or not config.seeds:
+def check_claims(spec):
+  """Refuses arms in claims, or as the baseline, that do not exist."""
+  if not spec.arms or not spec.seeds:
     raise core.UserError('config.arms and config.seeds must not be empty.')
-  arms = [config.baseline] if config.baseline else []
-  for claim in config.claims.values():
+  arms = [spec.baseline] if spec.baseline else []
+  for claim in spec.claims.values():
     arms += [claim.better, claim.than, *claim.above]
   for name in arms:
-    if name not in config.arms:
-      raise core.UserError(core.nearest('arm', name, config.arms))
+    if name not in spec.arms:
+      raise core.UserError(core.nearest('arm', name, spec.arms))
 
 
-def _check_names(config):
-  check_claims(config)
-  runs = [arm_config(config, name, 0) for name in config.arms]
+def _check_names(spec):
+  check_claims(spec)
+  runs = [arm_spec(spec, name, 0) for name in spec.arms]
   for group in ('terms', 'modules'):
-    for name in config.run.get(group, {}):
-      if not any(name in run[group] for run in runs):
+    for name in getattr(spec.run, group):
+      if not any(name in getattr(run, group) for run in runs):
         raise core.UserError(f'config.run.{group}.{name}: no arm uses it.')

@@ -1,31 +1,42 @@
-"""Evaluates a checkpoint on a test split."""
+"""Evaluates a checkpoint on a test split of images."""
 import dataclasses
-import json
 
-from experiments import pretrain
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import train
+from kt_jax.data import Images
 
 
-def check(config):
-  _trained(config)
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  experiment: str = 'evaluate'
+  paper: str = ''
+  variant: str = ''
+  data: Images = Images()
+  checkpoint: str = ''  # workdir of a run, or a Hugging Face directory
+  step: int = -1  # of the checkpoint; -1: the one that its card names
+  batch_size: int = 250
+  compute_dtype: str = 'float32'
+
+
+def check(spec):
+  _trained(spec)
   return []
 
 
-def run(config, workdir):
+def run(spec, workdir):
   """Writes `card.json` and `predictions.npz`; returns the metrics."""
-  workdir = checkpoint.open_workdir(workdir, json.loads(config.to_json()))
-  trained = _trained(config)
-  splits = data.load(config.data)
+  workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
+  trained = _trained(spec)
+  splits = data.load(spec.data)
   predict = train.make_predict(trained.net, trained.info,
-                               compute_dtype=config.compute_dtype)
+                               compute_dtype=spec.compute_dtype)
   logits = train.predict_all(
       predict, trained.params, trained.stats, splits.test,
-      batch_size=config.eval_batch_size, mesh=train.make_mesh())
+      batch_size=spec.batch_size, mesh=train.make_mesh())
   metrics = train.classification_metrics(logits, splits.test.labels)
-  pretrain.save_predictions(workdir, logits, splits.test)
+  train.save_predictions(workdir, logits, splits.test)
   checkpoint.write_json(workdir / 'card.json', dict(
       kind='evaluation', status='finished', metrics=metrics,
       data=dataclasses.asdict(splits.info), code=checkpoint.code_version(),
@@ -33,12 +44,12 @@ def run(config, workdir):
   return metrics
 
 
-def _trained(config):
+def _trained(spec):
   """The checkpoint, if it fits the data."""
-  if not config.checkpoint:
+  if not spec.checkpoint:
     raise core.UserError('checkpoint is empty: name what to evaluate '
                          '(--config.checkpoint=DIR).')
   trained = train.load_trained(
-      config.checkpoint, None if config.step < 0 else config.step)
-  train.check_fits(trained.info, data.abstract(config.data), trained.source)
+      spec.checkpoint, None if spec.step < 0 else spec.step)
+  train.check_fits(trained.info, data.abstract(spec.data), trained.source)
   return trained

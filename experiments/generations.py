@@ -1,10 +1,9 @@
-"""Students in turn, each the teacher 'previous' of the next.
+"""Trains students in turn, each the teacher 'previous' of the next.
 
-The weight of the labels is the config's, or the one that would be best if the
-next student were a kernel regression on the features of the last.
+The weight of the labels is that of the spec, or the one that would be best if
+the next student were a kernel regression on the features of the last.
 """
-import copy
-import json
+import dataclasses
 
 import jax
 import numpy as np
@@ -16,53 +15,74 @@ from kt_jax import models
 from kt_jax import procedures
 from kt_jax import scores
 from kt_jax import train
-from kt_jax.launch import config as configs
 
 
-def check(config, check_next, check_first):
+@dataclasses.dataclass(frozen=True)
+class Generations:
+  count: int = 2  # students in turn
+  first: tuple[str, ...] = ()  # terms of the first alone; () those without a
+  # teacher, which the others keep.
+  label: str = ''  # term whose weight is that of the labels; '' as they are
+  teacher: str = ''  # term that has the rest
+  ridge: float = 1.0  # of the kernel regression that chooses the label's weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(train.Training):
+  experiment: str = 'generations'
+  generations: Generations = Generations()
+
+
+def check(spec):
   """Reports of the first two generations."""
-  if 'previous' in config.teachers:
+  if 'previous' in spec.teachers:
     raise core.UserError("config.teachers: 'previous' is the last generation.")
-  which = config.generations
+  settings = spec.generations
+  if settings.count < 1:
+    raise core.UserError('generations.count must be from 1 on, got '
+                         f'{settings.count}.')
   for key in ('label', 'teacher'):
-    if which[key] and which[key] not in config.terms:
+    term = getattr(settings, key)
+    if term and term not in spec.terms:
       raise core.UserError(core.nearest(
-          f'term (generations.{key})', which[key], config.terms))
-  if bool(which.label) != bool(which.teacher):
-    raise core.UserError('generations.label and generations.teacher go '
-                         'together: the two terms that share a weight of 1.')
-  if which.label and not data.abstract(config.data).sizes['validation']:
+          f'term (generations.{key})', term, spec.terms))
+  if bool(settings.label) != bool(settings.teacher):
+    raise core.UserError('generations.label and generations.teacher: set both '
+                         'or neither; their weights sum to 1.')
+  if settings.label and not data.abstract(spec.data).sizes['validation']:
     raise core.UserError('generations.label needs held-out examples: set '
                          'data.validation.')
-  if config.start:
-    raise core.UserError('config.start and generations: each is fresh.')
-  first = _first(config)
-  reports = check_first(first)
-  abstract = _next(config, 1, '')
-  abstract.pretrain = first
-  return reports + check_next(abstract)
+  if spec.init_from:
+    raise core.UserError('config.init_from cannot be combined with '
+                         'generations: every generation is trained from '
+                         'scratch.')
+  first = _first(spec)
+  reports = train.check(first)
+  # The first generation is not trained yet: as if it were in the pool.
+  following = dataclasses.replace(
+      _next(spec, 1, 'previous'), pretrain=first,
+      pool=dict(spec.pool, previous=train.Pretrained()))
+  return reports + [r for r in train.check(following)
+                    if r.name != 'pretrain previous']
 
 
-def run(config, workdir, run_next, run_first):
+def run(spec, workdir):
   """Metrics of the last generation, and accuracies of all and of their mean."""
-  workdir = checkpoint.open_workdir(workdir, json.loads(config.to_json()))
-  metrics, logits, labels = {}, [], None
-  for i in range(config.generations.count):
+  workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
+  metrics, logits, labels, last = {}, [], None, {}
+  for i in range(spec.generations.count):
     home = workdir / f'generation_{i}'
     if i == 0:
-      last = run_first(_first(config), home)
+      last = train.run(_first(spec), home)
     else:
-      mine = _next(config, i, str(workdir / f'generation_{i - 1}'))
-      if config.generations.label:
-        found = workdir / f'label_weight_{i}.json'
-        if not found.exists():
-          checkpoint.write_json(found, dict(value=label_weight(
-              config, mine.teachers.previous.checkpoint)))
-        share = checkpoint.read_json(found)['value']
-        mine.terms[config.generations.label].weight = share
-        mine.terms[config.generations.teacher].weight = 1 - share
+      training = _next(spec, i, str(workdir / f'generation_{i - 1}'))
+      if spec.generations.label:
+        share = _label_weight(spec, i, workdir, training)
         metrics[f'label_weight_{i}'] = share
-      last = run_next(mine, home)
+        training = core.spec.change(training, dict(terms={
+            spec.generations.label: dict(weight=share),
+            spec.generations.teacher: dict(weight=1 - share)}))
+      last = train.run(training, home)
     with np.load(home / 'predictions.npz') as stored:
       logits.append(stored['logits'])
       labels = stored['labels']
@@ -74,59 +94,65 @@ def run(config, workdir, run_next, run_first):
   return metrics | last
 
 
-def label_weight(config, previous: str) -> float:
+def _label_weight(spec, i, workdir, training) -> float:
+  """That of generation i, computed once."""
+  file = workdir / f'label_weight_{i}.json'
+  if not file.exists():
+    checkpoint.write_json(file, dict(value=label_weight(
+        spec, training.teachers['previous'].init_from)))
+  return checkpoint.read_json(file)['value']
+
+
+def label_weight(spec, previous: str) -> float:
   """The weight of the labels in [0, 1] for a student of `previous`.
 
   That of one step of kernel regression on its penultimate features, fitted on
   the training examples and best on the held-out ones (borup2021teacher).
   """
-  splits, t = data.load(config.data), train.load_trained(previous)
+  splits, t = data.load(spec.data), train.load_trained(previous)
   predict = lambda images: models.apply(
       t.net, t.params, t.stats,
       data.normalize(images, t.info.mean, t.info.std), taps=('pool',))
-  def seen(arrays):
+
+  def outputs(arrays):
     out = [predict(b['images']) for b in data.batches_for_eval(
-        arrays, config.eval_batch_size)]
+        arrays, spec.evaluate.batch_size)]
     join = lambda parts: np.concatenate(parts)[:len(arrays)].astype(np.float64)
     return (join([o.features['pool'] for o in out]),
             join([jax.nn.softmax(o.logits) for o in out]))
-  f, fitted = seen(splits.train)
-  f_val, _ = seen(splits.validation)
+  f, fitted = outputs(splits.train)
+  f_val, _ = outputs(splits.validation)
   hot = np.eye(splits.info.classes)
   scale = np.mean(np.sum(f * f, -1))  # so that the ridge has no unit
   share = procedures.optimal_label_weight(
       f @ f.T / scale, hot[splits.train.labels], fitted,
-      config.generations.ridge, at=f_val @ f.T / scale,
+      spec.generations.ridge, at=f_val @ f.T / scale,
       at_targets=hot[splits.validation.labels])
   return float(np.clip(share, 0, 1))
 
 
-def _first(config):
-  """The config of the generation that has no teacher."""
-  mine = _plain(config, 0)
-  mine.experiment = 'pretrain'
-  keep = config.generations.first or [
-      n for n, t in config.terms.items() if not t.teacher]
-  for name in keep:
-    if name not in config.terms:
+def _first(spec) -> train.Training:
+  """The generation that has no teacher."""
+  first = spec.generations.first or [
+      n for n, t in spec.terms.items() if not t.teacher]
+  for name in first:
+    if name not in spec.terms:
       raise core.UserError(core.nearest(
-          'term (generations.first)', name, config.terms))
-  mine.terms = {n: config.terms[n] for n in keep}
-  return mine
+          'term (generations.first)', name, spec.terms))
+  return _training(spec, terms={n: spec.terms[n] for n in first}, teachers={},
+                   modules={}, optimizers={})
 
 
-def _next(config, i, checkpoint_dir):
-  mine = _plain(config, i)
-  mine.terms = {n: t for n, t in config.terms.items()
-                if n not in config.generations.first}
-  mine.teachers.previous = configs.template('teachers')
-  mine.teachers.previous.checkpoint = checkpoint_dir
-  return mine
+def _next(spec, i, previous: str) -> train.Training:
+  """Generation i, with the last one as the teacher 'previous'."""
+  return _training(
+      spec, seed=train.seed_of(spec.seed, f'generation {i}'),
+      terms={n: t for n, t in spec.terms.items()
+             if n not in spec.generations.first},
+      teachers=dict(spec.teachers, previous=train.Teacher(previous)))
 
 
-def _plain(config, i):
-  mine = copy.deepcopy(config).unlock()
-  if i:
-    mine.seed = train.seed_of(config.seed, f'generation {i}')
-  mine.generations.count = 0
-  return mine
+def _training(spec, **changes) -> train.Training:
+  fields = {f.name: getattr(spec, f.name)
+            for f in dataclasses.fields(train.Training)}
+  return train.Training(**(fields | dict(experiment='train') | changes))

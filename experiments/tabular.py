@@ -1,21 +1,22 @@
 """Students that are tables: risk against the number of samples, in closed form.
 
-What `config.learners` names are functions `(counts, teacher) -> student` of
-`kt_jax.procedures` or the user's own, `module:function`.
+Learners are functions `(counts, teacher) -> student` of `kt_jax.procedures` or
+the user's own, `module:function`.
 """
+from collections.abc import Mapping
 import csv
+import dataclasses
 import io
-import json
 import math
 
 import jax
 import numpy as np
 import tqdm
 
-from experiments import pretrain
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import procedures
+from kt_jax import train
 from kt_jax.core import statistics
 from kt_jax.launch import report
 from kt_jax.train import plots
@@ -25,64 +26,89 @@ NEAR = 0.02  # share of a plateau that a risk may be away from it
 ENOUGH = 3  # sizes, for a slope
 
 
-def check(config):
+@dataclasses.dataclass(frozen=True)
+class Rate:
+  """A theorem's bound on a risk: (|S|^inputs |A|^labels / n)^power."""
+  power: float
+  inputs: int = 0
+  labels: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  experiment: str = 'tabular'
+  paper: str = ''
+  variant: str = ''
+  inputs: int = 100  # of the teacher's table, equally likely
+  labels: int = 25
+  concentration: float = 1.0  # of the Dirichlet distribution of its rows
+  instance: int = 0  # seed of the table
+  instances: int = 1  # tables that the seeds take turns at
+  sizes: tuple[int, ...] = tuple(
+      m * 10**e for e in range(2, 6) for m in (1, 2, 5)) + (10**6,)
+  seeds: tuple[int, ...] = tuple(range(10))  # of the samples
+  learners: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
+
+
+def check(spec):
   """Nothing is trained: the names and numbers must make sense."""
-  _learners(config)
+  _learners(spec)
   for key in ('inputs', 'labels', 'instances'):
-    if config[key] < 1:
-      raise core.UserError(f'{key} must be at least 1, got {config[key]}.')
-  if not config.concentration > 0:
+    if getattr(spec, key) < 1:
+      raise core.UserError(f'{key} must be at least 1, got '
+                           f'{getattr(spec, key)}.')
+  if not spec.concentration > 0:
     raise core.UserError('concentration must be above 0, got '
-                         f'{config.concentration}.')
-  if not config.seeds or not config.sizes or min(config.sizes) < 1:
+                         f'{spec.concentration}.')
+  if not spec.seeds or not spec.sizes or min(spec.sizes) < 1:
     raise core.UserError('seeds and sizes must not be empty, sizes from 1 on; '
-                         f'got {config.seeds} and {config.sizes}.')
+                         f'got {spec.seeds} and {spec.sizes}.')
   return []
 
 
-def run(config, workdir):
+def run(spec, workdir):
   """Writes results.csv, report.md, risk.png and card.json."""
-  check(config)
-  workdir = checkpoint.open_workdir(workdir, json.loads(config.to_json()))
-  done = pretrain.finished(workdir)
+  check(spec)
+  workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
+  done = train.finished(workdir)
   if not done:
-    found = _measure(config)
-    metrics, text = _judge(config, *found)
-    checkpoint.write_atomic(workdir / 'results.csv', _csv(config, found[0]))
+    found = _measure(spec)
+    metrics, text = _judge(spec, *found)
+    checkpoint.write_atomic(workdir / 'results.csv', _csv(spec, found[0]))
     checkpoint.write_atomic(workdir / 'report.md', text)
     if jax.process_index() == 0:
-      plots.save(_plot(config, *found), workdir / 'risk.png')
+      plots.save(_plot(spec, *found), workdir / 'risk.png')
     done = dict(kind='experiment', status='finished', metrics=metrics,
-                method=config.experiment, code=checkpoint.code_version(),
-                config=checkpoint.config_hash(json.loads(config.to_json())))
+                method=spec.experiment, code=checkpoint.code_version(),
+                spec=checkpoint.config_hash(core.spec.to_json(spec)))
     checkpoint.write_json(workdir / 'card.json', done)
   return done['metrics'] | {'table': (workdir / 'report.md').read_text()}
 
 
-def _learners(config):
+def _learners(spec):
   return {name: core.resolve(procedures, name, 'learner', takes='counts')
-          for name in config.learners}
+          for name in spec.learners}
 
 
-def _measure(config):
+def _measure(spec):
   """`(risk [learners, sizes, seeds], limit [learners, seeds])`."""
-  learners = _learners(config)
-  inputs = np.full(config.inputs, 1 / config.inputs)
-  risk = np.zeros((len(learners), len(config.sizes), len(config.seeds)))
-  limit = np.zeros((len(learners), len(config.seeds)))
-  bar = tqdm.tqdm(total=limit.shape[1] * len(config.sizes), delay=2,
+  learners = _learners(spec)
+  inputs = np.full(spec.inputs, 1 / spec.inputs)
+  risk = np.zeros((len(learners), len(spec.sizes), len(spec.seeds)))
+  limit = np.zeros((len(learners), len(spec.seeds)))
+  bar = tqdm.tqdm(total=limit.shape[1] * len(spec.sizes), delay=2,
                   desc='samples', disable=None)
   with bar:
-    for k, seed in enumerate(config.seeds):
+    for k, seed in enumerate(spec.seeds):
       teacher = np.random.default_rng(
-          [config.instance, seed % config.instances]).dirichlet(
-              np.full(config.labels, config.concentration), config.inputs)
+          [spec.instance, seed % spec.instances]).dirichlet(
+              np.full(spec.labels, spec.concentration), spec.inputs)
       of = lambda fn, counts: procedures.total_variation_risk(
           fn(counts, teacher), teacher, inputs)
       for i, fn in enumerate(learners.values()):
         # What the counts become in proportion to their number.
         limit[i, k] = round(of(fn, inputs[:, None] * teacher), 12)
-      for j, n in enumerate(config.sizes):
+      for j, n in enumerate(spec.sizes):
         counts = procedures.sample(teacher, inputs, int(n),
                                    np.random.default_rng([seed, j]))
         for i, fn in enumerate(learners.values()):
@@ -91,21 +117,21 @@ def _measure(config):
   return risk, limit
 
 
-def _scale(config, learner) -> float:
+def _scale(spec, learner) -> float:
   """The number of samples at which the theorem's rate starts to say a thing."""
-  rate = config.learners[learner]
-  return config.inputs**rate.inputs * config.labels**rate.labels
+  rate = spec.learners[learner]
+  return spec.inputs**rate.inputs * spec.labels**rate.labels
 
 
-def _slope(config, learner, risk) -> statistics.Estimate:
+def _slope(spec, learner, risk) -> statistics.Estimate:
   """Of log mean risk against log n, from `_scale` on and where there is risk.
 
   Its error is that of the jackknife over seeds.
   """
-  sizes = np.array(config.sizes, float)
+  sizes = np.array(spec.sizes, float)
   def fit(seeds):
     mean = risk[:, seeds].mean(1)
-    use = (sizes >= _scale(config, learner)) & (mean > 0)
+    use = (sizes >= _scale(spec, learner)) & (mean > 0)
     if use.sum() < ENOUGH:
       return math.nan
     return np.polyfit(np.log(sizes[use]), np.log(mean[use]), 1)[0]
@@ -115,22 +141,22 @@ def _slope(config, learner, risk) -> statistics.Estimate:
   return statistics.Estimate(fit(np.arange(n)), se, n)
 
 
-def _judge(config, risk, limit):
+def _judge(spec, risk, limit):
   """`(metrics, report.md)`."""
-  names = list(config.learners)
+  names = list(spec.learners)
   head = ['n', *names]
   rows = [[f'{n:g}', *(f'{risk[i, j].mean():.4g}' for i in range(len(names)))]
-          for j, n in enumerate(config.sizes)]
+          for j, n in enumerate(spec.sizes)]
   verdicts, metrics = [['learner', 'rate', 'slope', 'se', 'exact from n',
                         'risk at the end', 'limit', 'verdict']], {}
   for i, name in enumerate(names):
-    power, last = config.learners[name].power, risk[i, -1].mean()
-    slope = _slope(config, name, risk[i])
+    power, last = spec.learners[name].power, risk[i, -1].mean()
+    slope = _slope(spec, name, risk[i])
     # From where on no seed errs; what rounding leaves does not count.
     wrong = np.flatnonzero(risk[i].max(1) > 1e-12)
-    exact = (config.sizes[0] if not wrong.size else math.nan
-             if wrong[-1] + 1 == len(config.sizes)
-             else config.sizes[wrong[-1] + 1])
+    exact = (spec.sizes[0] if not wrong.size else math.nan
+             if wrong[-1] + 1 == len(spec.sizes)
+             else spec.sizes[wrong[-1] + 1])
     if power:
       ok = (slope.value <= TOLERANCE - power
             or math.isnan(slope.value) and not math.isnan(exact))
@@ -147,9 +173,9 @@ def _judge(config, risk, limit):
     if not math.isnan(slope.value):
       metrics[f'{name}_slope'] = float(slope.value)
   text = '\n'.join([
-      f'# Risk of students of a table, {config.inputs} inputs, '
-      f'{config.labels} labels', '',
-      f'Total variation to the teacher, mean of {len(config.seeds)} seeds.', '',
+      f'# Risk of students of a table, {spec.inputs} inputs, '
+      f'{spec.labels} labels', '',
+      f'Total variation to the teacher, mean of {len(spec.seeds)} seeds.', '',
       report.table([head, *rows], bars=True, numbers=True), '',
       report.table(verdicts, bars=True, numbers=True), '',
       'slope: of log risk against log n, from the n of the rate on and where '
@@ -162,29 +188,29 @@ def _judge(config, risk, limit):
   return metrics, text
 
 
-def _csv(config, risk) -> str:
+def _csv(spec, risk) -> str:
   out = io.StringIO()
   lines = csv.writer(out, lineterminator='\n')
   lines.writerow(['learner', 'n', 'seed', 'risk'])
   lines.writerows([name, n, seed, repr(float(risk[i, j, k]))]
-                  for i, name in enumerate(config.learners)
-                  for j, n in enumerate(config.sizes)
-                  for k, seed in enumerate(config.seeds))
+                  for i, name in enumerate(spec.learners)
+                  for j, n in enumerate(spec.sizes)
+                  for k, seed in enumerate(spec.seeds))
   return out.getvalue()
 
 
-def _plot(config, risk, limit):
+def _plot(spec, risk, limit):
   fig, axis = plots.figure(figsize=(6.5, 4.5), layout='constrained')
-  sizes = np.array(config.sizes, float)
-  for i, name in enumerate(config.learners):
+  sizes = np.array(spec.sizes, float)
+  for i, name in enumerate(spec.learners):
     mean = risk[i].mean(1)
     seen = mean > 1e-12
     line, = axis.plot(sizes[seen], mean[seen], 'o-', ms=4, label=name)
     axis.fill_between(sizes[seen], risk[i].min(1)[seen].clip(mean[seen] / 10),
                       risk[i].max(1)[seen], color=line.get_color(), alpha=0.15,
                       lw=0)
-    power = config.learners[name].power
-    rate = (_scale(config, name) / sizes)**power if power else np.full(
+    power = spec.learners[name].power
+    rate = (_scale(spec, name) / sizes)**power if power else np.full(
         len(sizes), limit[i].mean())
     axis.plot(sizes, np.where(rate <= 1, rate, np.nan), ':', lw=1,
               color=line.get_color())

@@ -19,34 +19,34 @@ Here, `small`, mean paired difference +- its standard error:
   reverse KL is sharper (sample_own_nll): -0.2694 +- 0.0283, holds
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  r = language.distill_lm()
+  r = common.distill_lm()
   r.paper = 'agarwal2024gkd'
   for part in (r, r.pretrain):
-    part.data = language.text(length=64, prompt=16)
-    part.data.domains.plays = language.domain('tiny_shakespeare', test=400,
+    part.data = common.text(length=64, prompt=16)
+    part.data.domains.plays = common.domain('tiny_shakespeare', test=400,
                                               validation=200)
   r.pretrain.loop.update(steps=1000, log_every=100)
-  r.members.teacher = language.member(model=language.sized(3, 96, 4))
-  r.members.tuned = language.member(
+  r.pool.teacher = common.pretrained(model=language.sized(3, 96, 4))
+  r.pool.tuned = common.pretrained(
       by_seed=True, model=language.sized(2, 32, 2), loop=dict(steps=300))
-  r.teachers.teacher = language.token_teacher('teacher')
-  r.start = 'tuned'
-  r.model = language.config_dict.ConfigDict(language.sized(2, 32, 2))
+  r.teachers.teacher = common.teacher('teacher')
+  r.init_from = 'tuned'
+  r.model = language.sized(2, 32, 2)
   r.loop.update(steps=200, log_every=20)
   r.evaluate.samples = 200
   r.export = True
   r.optimizer.learning_rate = 1e-3
-  r.terms = language.config_dict.ConfigDict()
+  r.terms = {}
   for name, loss, kw in (('fkl', 'kd', dict(temperature=1.0)),
                          ('rkl', 'reverse_kl', {}), ('jsd', 'jsd', {}),
                          ('minillm', 'minillm', {})):
-    r.terms[name] = language.token_term(loss, teacher='teacher', **kw)
+    r.terms[name] = common.term(loss, teacher='teacher', **kw)
   c = common.compare(r)
   c.arms.data = common.arm('fkl')
   own = dict(source='student')

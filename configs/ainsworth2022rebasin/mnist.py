@@ -17,15 +17,16 @@ Here, `small`:
   activation_matching below mean (barrier): -1.5315 +- 0.0553 nats, to 0, holds
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '3 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_two('ainsworth2022rebasin')
+  c = mnist.merge_two('ainsworth2022rebasin')
   for arm in ('weight_matching', 'activation_matching'):
     c.arms[arm] = common.merging('linear', path=11, align=arm)
     c.claims[arm] = common.claim(arm, 'mean', 'pooled', margin=0.2)
     c.claims[f'{arm}_barrier'] = common.claim(arm, 'mean', 'barrier',
                                               lower=True)
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

@@ -23,12 +23,13 @@ twice the evaluations. With 2000 of them, on one seed, 0.601 and 0.565 (W = 1);
 600 is for time.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '4 min, 2 cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_turned('akiba2024evolutionary', (0, 60, 120))
+  c = mnist.merge_rotated('akiba2024evolutionary', (0, 60, 120))
   c.pretrain.model = dict(name='experiments.merge_net:ResidualMlp',
                           kw=dict(width=64, depth=4))
   c.finetune.init.train = '^blocks/'
@@ -52,4 +53,4 @@ def get_config(variant: str = 'small'):
   c.claims.random_ties = common.claim('parameters_ties', 'random_ties')
   c.claims.scales = common.claim('flow', 'flow_unscaled')
   c.claims.flow = common.claim('parameters', 'flow')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

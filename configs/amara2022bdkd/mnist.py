@@ -17,6 +17,7 @@ Here, `small`:
   bd over reverse (ece): -0.0070 +- 0.0003, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '4 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
@@ -30,14 +31,14 @@ def get_config(variant: str = 'small'):
   r.teachers.peer = common.teacher(
       'online', model=dict(name='mlp', kw=dict(width=512, depth=2)))
   r.batch.size = 64
-  r.optimizer.update(learning_rate=0.05, weight_decay=5e-4, clip=1.0)
+  r.optimizer.update(learning_rate=0.05, l2=5e-4, clip=1.0)
   r.optimizer.kw.momentum = 0.9
   r.optimizer.schedule.name = 'cosine_decay_schedule'
   r.loop.update(steps=800, log_every=200)
-  r.eval_batch_size = 1000
+  r.evaluate.batch_size = 1000
   r.terms.task = common.term('cross_entropy')
-  r.terms.peer_task = common.term('cross_entropy', learner='peer')
-  r.terms.peer_kd = common.term('kd', learner='peer', teacher='student',
+  r.terms.peer_task = common.term('cross_entropy', student='peer')
+  r.terms.peer_kd = common.term('kd', student='peer', teacher='student',
                                 temperature=1.0)
   r.terms.bd = common.term('bd_kd', teacher='peer')
   c = common.compare(r)
@@ -53,6 +54,6 @@ def get_config(variant: str = 'small'):
     c.claims[f'ece_{other}'] = common.claim('bd', other, 'ece', lower=True)
   c.claims.accuracy = common.claim('bd', 'forward', margin=-0.005)
   if variant == 'paper':
-    common.cifar100(r, 'resnet8x4')
+    images.cifar100(r, 'resnet8x4')
     r.teachers.peer.model = dict(name='resnet32x4', kw={})
-  return common.small_variant(c, variant, VARIANTS)
+  return images.small_variant(c, variant, VARIANTS)

@@ -1,8 +1,8 @@
 r"""Trains on from a checkpoint; here all of it, at a low rate.
 
   python -m experiments.run --config configs/basic/finetune.py:small \
-      --workdir runs/finetune --config.init.checkpoint=runs/pretrain
-  ... --config.init.train=^head/ --config.init.load='^(?!head/)'    a new head
+      --workdir runs/finetune --config.init_from=runs/pretrain
+  ... --config.trainable=^head/ --config.init.load='^(?!head/)'    a new head
 """
 from configs import common
 
@@ -10,7 +10,8 @@ VARIANTS = {'small': '20 s, 2 cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.finetune()
+  c = common.train()
+  c.init_from = 'runs/pretrain'
   c.terms.task = common.term('cross_entropy')
   c.data = common.data('digits')
   c.model = dict(name='resnet8', kw=dict(widths=(8, 16, 32)))

@@ -11,9 +11,9 @@ VARIANTS = {'small': '20 s, 2 cores', 'cifar10': 'not measured; accelerator',
 
 
 def get_config(variant: str = 'small'):
-  c = common.supervised('pretrain')
+  c = common.train()
   c.terms.task = common.term('cross_entropy')
-  c.optimizer.update(name='sgd', weight_decay=1e-4)
+  c.optimizer.update(name='sgd', l2=1e-4)
   c.optimizer.kw.update(momentum=0.9, nesterov=True)
   c.optimizer.schedule.name = 'cosine_decay_schedule'
   if variant in ('small', 'tiny'):

@@ -8,7 +8,6 @@ String tasks, which need no files; for a text of your own
       --config.data.domains='{"own": {"source": "my.txt"}}'
 """
 from configs import common
-from configs import common_language as language
 
 VARIANTS = {'small': '1 min', 'tiny': 'seconds'}
 
@@ -16,10 +15,10 @@ VARIANTS = {'small': '1 min', 'tiny': 'seconds'}
 def get_config(variant: str = 'small'):
   if variant not in VARIANTS:
     raise common.unknown_variant(variant, *VARIANTS)
-  c = language.pretrain_lm()
-  c.data = language.text(length=40, prompt=24)
-  c.data.domains.add = language.domain('task:add', 2000, 100, 100)
-  c.data.domains.reverse = language.domain('task:reverse', 2000, 100, 100)
+  c = common.train_lm()
+  c.data = common.text(length=40, prompt=24)
+  c.data.domains.add = common.domain('task:add', 2000, 100, 100)
+  c.data.domains.reverse = common.domain('task:reverse', 2000, 100, 100)
   c.model.kw.update(depth=3, width=96, heads=4)
   c.loop.steps = 500
   c.evaluate.responses = 100

@@ -30,7 +30,7 @@ def get_config(variant: str = 'small'):
   c.maps = ('stages/0', 'stages/1', 'stages/2')  # that losses compare
   c.terms.task = common.term('cross_entropy')
   c.optimizer.kw.momentum = 0.9
-  c.optimizer.weight_decay = 5e-4
+  c.optimizer.l2 = 5e-4
   c.cache.views = 2
   # Random images: no data set is needed. Nobody looks at accuracy.
   images = dict(name='experiments.bench:images', shape=(32, 32, 3), count=4096,
@@ -63,7 +63,7 @@ def get_config(variant: str = 'small'):
     for part in (c, c.pretrain):
       part.data.update(shape=(8, 8, 1), count=32, test_limit=8)
       part.batch.update(size=8, augment={})
-      part.eval_batch_size = 8
+      part.evaluate.batch_size = 8
     small = dict(name='convnet', kw=dict(widths=(4, 8)))
     c.workloads = dict(
         pair=dict(terms=kd, model=small, teachers=taught_by('convnet', 4, 4),

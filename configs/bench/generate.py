@@ -18,7 +18,7 @@ VARIANTS = {'small': '1 min, 2 cores', 'tiny': '5 s, 2 cores'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.supervised('bench')
+  c = common.train('bench')
   c.measure = 'generate'
   c.repeats = 5  # turns
   c.workloads = dict(decoder=dict(

@@ -17,7 +17,7 @@ VARIANTS = {'small': '3 min, 2 cores, 6 GB', 'tiny': '10 s'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.supervised('bench')
+  c = common.train('bench')
   c.measure = 'lm_loss'
   c.repeats = 3  # turns
   c.workloads = dict(heads=dict(

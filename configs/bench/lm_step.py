@@ -10,7 +10,7 @@ Here, `small`, medians of ratios within a turn (quartiles): characters 1.01 (0.9
 to 1.04), wider 1.06 (1.01 to 1.11).
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '1 min, 2 cores', 'tiny': 'seconds'}
 
@@ -19,7 +19,7 @@ def get_config(variant: str = 'small'):
   if variant not in VARIANTS:
     raise common.unknown_variant(variant, *VARIANTS)
   tiny = variant == 'tiny'
-  c = common.supervised('bench')
+  c = common.train('bench')
   c.measure = 'lm_step'
   c.repeats = 1 if tiny else 7  # turns
   c.workloads = {}
@@ -28,14 +28,14 @@ def get_config(variant: str = 'small'):
       ('wider', 8, 128, (4, 128, 4), (6, 256, 8))):
     if tiny:
       rows, length, student, teacher = 2, 8, (1, 8, 2), (1, 8, 2)
-    r = language.distill_lm()
-    r.data = language.text(length=length)
-    r.data.domains.any = language.domain('task:add', 1)
+    r = common.distill_lm()
+    r.data = common.text(length=length)
+    r.data.domains.any = common.domain('task:add', 1)
     r.pretrain.data = r.data
     r.batch.size = rows
-    r.model = language.config_dict.ConfigDict(language.sized(*student))
-    r.members.teacher = language.member(model=language.sized(*teacher))
-    r.teachers.teacher = language.token_teacher('teacher')
-    r.terms.kd = language.token_term('kd', teacher='teacher', temperature=1.0)
+    r.model = language.sized(*student)
+    r.pool.teacher = common.pretrained(model=language.sized(*teacher))
+    r.teachers.teacher = common.teacher('teacher')
+    r.terms.kd = common.term('kd', teacher='teacher', temperature=1.0)
     c.workloads[name] = dict(run=r, steps=1 if tiny else 10, chunk=512)
   return c

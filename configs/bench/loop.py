@@ -12,14 +12,14 @@ VARIANTS = {'small': '3 min, 2 cores', 'tiny': '5 s, 2 cores'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.supervised('bench')  # what workloads have in common
+  c = common.train('bench')  # what workloads have in common
   c.measure = 'loop'
   c.repeats = 5  # turns
   c.threads = (0, 1, 2, 4)  # of the stream alone
   c.batches = 50  # that it is timed over
   c.terms.task = common.term('cross_entropy')
   c.optimizer.kw.momentum = 0.9
-  c.optimizer.weight_decay = 5e-4
+  c.optimizer.l2 = 5e-4
   images = dict(name='experiments.bench:images', shape=(32, 32, 3), count=8192,
                 labels=10)  # random ones: no data set is needed
   c.workloads = dict(

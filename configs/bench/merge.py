@@ -25,7 +25,7 @@ VARIANTS = {'small': '2 min, 2 cores; 8 min with mergekit', 'tiny': '10 s'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.supervised('bench')
+  c = common.train('bench')
   c.measure = 'merge'
   c.mergekit = ''  # path of mergekit-yaml
   c.repeats = 3  # turns

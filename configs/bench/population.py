@@ -25,7 +25,7 @@ VARIANTS = {'small': '1 min, 2 cores', 'tiny': '10 s'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.supervised('bench')  # what workloads have in common
+  c = common.train('bench')  # what workloads have in common
   c.measure = 'population'
   c.repeats = 9  # turns
   c.seconds = 0.1  # that an arm is called for in a turn, once at least

@@ -14,7 +14,7 @@ VARIANTS = {'small': '2 min, 2 cores', 'tiny': '10 s, 2 cores'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.supervised('bench')  # what workloads have in common
+  c = common.train('bench')  # what workloads have in common
   c.measure = 'startup'
   c.repeats = 3  # launches of each kind
   c.platform = ''  # JAX_PLATFORMS of the launches; '' as it is here

@@ -16,7 +16,7 @@ Here, `small`, mean paired difference +- its standard error:
   uld over label, nll: +0.0298 +- 0.0264, undecided
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -24,15 +24,15 @@ VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 def get_config(variant: str = 'small'):
   c = language.distill_strings('boizard2024uld')
   r = c.run
-  r.members.bytes = language.member(model=language.sized(3, 96, 4),
+  r.pool.bytes = common.pretrained(model=language.sized(3, 96, 4),
                                     data=dict(tokenizer='bytes'))
-  other = lambda mapping: language.token_teacher(
+  other = lambda mapping: common.teacher(
       'bytes', tokenizer='bytes', mapping=mapping)
   r.teachers.mapped = other('strings')
   r.teachers.unmapped = other('')
-  r.terms.label = language.token_term('cross_entropy')
-  r.terms.mapped = language.token_term('kd', teacher='mapped', temperature=1.0)
-  r.terms.uld = language.token_term('uld', 1.5, teacher='unmapped')
+  r.terms.label = common.term('cross_entropy')
+  r.terms.mapped = common.term('kd', teacher='mapped', temperature=1.0)
+  r.terms.uld = common.term('uld', 1.5, teacher='unmapped')
   c.arms = {}
   c.arms.label = common.arm('label')
   c.arms.same = common.arm('label', 'fkl')

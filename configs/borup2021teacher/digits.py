@@ -19,13 +19,14 @@ Here, `small`:
   without over without accuracy_4 (accuracy_1): +0.0932 +- 0.0214, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '4 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  r = common.digits_run()
+  r = images.digits_run(generations=True)
   r.paper = 'borup2021teacher'
   r.data.update(validation=200, label_noise=0.3)
   r.generations.update(count=dict(paper=6, tiny=2).get(variant, 5),
@@ -49,9 +50,9 @@ def get_config(variant: str = 'small'):
   c.claims.too_often = common.claim('without', 'without', 'accuracy_1',
                                     than_metric=last)
   if variant == 'paper':
-    common.cifar100(r, 'resnet32', name='cifar10', validation=0.1)
+    images.cifar100(r, 'resnet32', name='cifar10', validation=0.1)
     r.data.label_noise = 0.0
     r.optimizer = common.optimizer('adam', 1e-4)
     r.batch.size = 16
     r.loop.steps = 75 * 45000 // 16
-  return common.small_variant(c, variant, VARIANTS)
+  return images.small_variant(c, variant, VARIANTS)

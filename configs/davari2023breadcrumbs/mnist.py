@@ -28,6 +28,7 @@ Here, `small` (pooled accuracy; on 2, 4 and 8 tasks):
     -0.0638 +- 0.0151, fails
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '5 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -38,7 +39,7 @@ def get_config(variant: str = 'small'):
   crumbs = lambda settings=None, **tune: common.merging(
       'breadcrumbs', weight=(1.0,), settings=settings or {},
       tune=dict(scale=scale, **tune))
-  c = common.merge_rotations(
+  c = mnist.merge_rotations(
       'davari2023breadcrumbs',
       breadcrumbs=crumbs(gamma=gamma, density=density),
       # All but the outliers stay: no entry is below the bound.
@@ -52,4 +53,4 @@ def get_config(variant: str = 'small'):
   c.claims.drop = common.claim(
       'breadcrumbs_8', 'arithmetic_8', 'normalized',
       above=('breadcrumbs_2', 'arithmetic_2'))
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

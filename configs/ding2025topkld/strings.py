@@ -18,7 +18,7 @@ Here, `small`, mean paired difference +- its standard error:
   top_reverse over rkl, text (nll): -0.0006 +- 0.0005, holds
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -26,14 +26,14 @@ VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 def get_config(variant: str = 'small'):
   c = language.distill_strings('ding2025topkld', steps=200)
   r = c.run
-  r.members.teacher.changes.model = language.sized(2, 48, 2)
-  r.start = 'teacher'
-  r.model = language.config_dict.ConfigDict(language.sized(2, 48, 2))
+  r.pool.teacher.changes.model = language.sized(2, 48, 2)
+  r.init_from = 'teacher'
+  r.model = language.sized(2, 48, 2)
   r.train.bits = 3
   r.optimizer.learning_rate = 1e-3
-  r.terms.rkl = language.token_term('reverse_kl', teacher='teacher')
-  r.terms.top_reverse = language.token_term('top_kld', teacher='teacher', k=3)
-  r.terms.top_forward = language.token_term('top_kld', teacher='teacher', k=3,
+  r.terms.rkl = common.term('reverse_kl', teacher='teacher')
+  r.terms.top_reverse = common.term('top_kld', teacher='teacher', k=3)
+  r.terms.top_forward = common.term('top_kld', teacher='teacher', k=3,
                                             top='forward')
   for name in ('rkl', 'top_reverse', 'top_forward'):
     c.arms[name] = common.arm(name)

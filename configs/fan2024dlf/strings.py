@@ -30,54 +30,54 @@ Here, `small`, mean paired difference +- its standard error:
   upper: over tuned (upper_angle_exact): +0.0000 +- 0.0000, undecided
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 TASKS = ('upper', 'reverse', 'sort')
 
 
 def get_config(variant: str = 'small'):
-  c = language.decode()
+  c = common.decode()
   c.paper = 'fan2024dlf'
   ways = dict(plain={}, angle=dict(prefix='<', suffix='>'),
               star=dict(suffix='*'), dash=dict(prefix='-'))
 
   def texts(tasks, ways_of, rows):
-    found = language.text(length=30, prompt=18)
+    text = common.text(length=30, prompt=18)
     for task in tasks:
       for way in ways_of:
-        found.domains[f'{task}_{way}'] = language.domain(
+        text.domains[f'{task}_{way}'] = common.domain(
             'task:style', rows, 100, 200, task=task, kw=dict(longest=6),
             **ways[way])
-    return found
+    return text
 
   c.pretrain.data = texts(TASKS, ways, 4000)
   c.pretrain.batch.size = 64
   c.pretrain.loop.update(steps=3000, log_every=200)
   c.data = texts(TASKS, ('angle',), 4000)
-  c.members.large = language.member(model=language.sized(3, 96, 4))
-  c.members.small = language.member(by_seed=True,
+  c.pool.large = common.pretrained(model=language.sized(3, 96, 4))
+  c.pool.small = common.pretrained(by_seed=True,
                                     model=language.sized(2, 32, 2),
                                     loop=dict(steps=1500))
   for task in TASKS:
-    c.members[task] = language.member(
+    c.pool[task] = common.pretrained(
         'small', by_seed=True, loop=dict(steps=200), optimizer=dict(
             learning_rate=1e-3), data=texts([task], ('angle',), 4000).to_dict())
   c.evaluate.responses = 100
-  c.arms.large = language.fusing('large')
+  c.arms.large = common.fusing('large')
   several = dict(base='large', experts=TASKS, anti_experts=('small',))
   for task in TASKS:
-    c.arms[f'expert_{task}'] = language.fusing(task)
+    c.arms[f'expert_{task}'] = common.fusing(task)
     one = dict(base='large', experts=(task,), anti_experts=('small',))
-    c.arms[f'proxy_{task}'] = language.fusing(fuse='emulated_fine_tuning',
+    c.arms[f'proxy_{task}'] = common.fusing(fuse='emulated_fine_tuning',
                                               **one)
-    c.arms[f'tuned_{task}'] = language.fusing(
+    c.arms[f'tuned_{task}'] = common.fusing(
         fuse='emulated_fine_tuning', tune=dict(
             scale=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)), **one)
-    c.arms[f'dynamic_{task}'] = language.fusing(fuse='dynamic_logit_fusion',
+    c.arms[f'dynamic_{task}'] = common.fusing(fuse='dynamic_logit_fusion',
                                                 **one)
-  c.arms.dynamic = language.fusing(fuse='dynamic_logit_fusion', **several)
-  c.arms.proxy = language.fusing(fuse='emulated_fine_tuning', scale=1 / 3,
+  c.arms.dynamic = common.fusing(fuse='dynamic_logit_fusion', **several)
+  c.arms.proxy = common.fusing(fuse='emulated_fine_tuning', scale=1 / 3,
                                  **several)
   c.baseline = 'large'
   for task in TASKS:

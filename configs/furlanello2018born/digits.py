@@ -20,13 +20,14 @@ Here, `small`:
   born over born accuracy_1 (accuracy_2): +0.0050 +- 0.0057, undecided
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '12 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  r = common.digits_run()
+  r = images.digits_run(generations=True)
   r.paper = 'furlanello2018born'
   r.generations.first = ('task',)
   r.terms.task = common.term('cross_entropy')
@@ -49,5 +50,5 @@ def get_config(variant: str = 'small'):
   c.claims.born_cwtm = common.claim('born', 'cwtm', 'accuracy_1')
   c.claims.born_dkpp = common.claim('born', 'dkpp', 'accuracy_1')
   if variant == 'paper':
-    common.cifar100(r, 'wrn_28_10')
-  return common.small_variant(c, variant, VARIANTS)
+    images.cifar100(r, 'wrn_28_10')
+  return images.small_variant(c, variant, VARIANTS)

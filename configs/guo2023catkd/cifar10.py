@@ -13,15 +13,16 @@ Here, `small`:
   cat_kd over logits: +0.0374 +- 0.0114, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '5 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('guo2023catkd')
+  c = images.cifar_pair('guo2023catkd')
   r = c.run
-  cam = dict(teacher='teacher', **common.CIFAR_MAPS)
+  cam = dict(teacher='teacher', **images.CIFAR_MAPS)
   r.terms.cat_kd = common.term('class_attention', weight=2.0, **cam)
   r.terms.logits = common.term('class_attention', weight=2.0, pool=1, **cam)
   r.terms.cat = common.term('class_attention', weight=50.0, normalize=True,
@@ -34,4 +35,4 @@ def get_config(variant: str = 'small'):
   c.claims.cat_kd_kd = common.claim('cat_kd', 'kd')
   if variant == 'paper':
     r.terms.cat_kd.weight = r.terms.logits.weight = 15.0
-  return common.pair_variant(c, variant, VARIANTS)
+  return images.pair_variant(c, variant, VARIANTS)

@@ -11,12 +11,13 @@ Here, `small`:
   kd over label: +0.0412 +- 0.0134, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '5 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('hinton2015kd')
+  c = images.cifar_pair('hinton2015kd')
   c.claims.kd = common.claim('kd', 'label')
-  return common.pair_variant(c, variant, VARIANTS)
+  return images.pair_variant(c, variant, VARIANTS)

@@ -18,28 +18,31 @@ Here, `small`:
   geo over fixed_75: +0.0892 +- 0.0207, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '5 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  r = common.digits_run()
+  r = images.digits_run()
   r.paper = 'hu2024tgeo'
   r.data.update(validation=200, label_noise=0.3)
   r.batch.size = 100
   r.model = dict(name='mlp', kw=dict(width=32, depth=1))
   r.pretrain.data.update(subset=0, validation=200)
-  r.teachers.teacher = common.teacher(corrupt=0.3, changes=dict(
-      model=dict(name='mlp', kw=dict(width=128, depth=2))))
+  r.pool.teacher = common.pretrained(
+      model=dict(name='mlp', kw=dict(width=128, depth=2)))
+  r.teachers.teacher = common.teacher('teacher', permute_logits=0.3)
   r.modules.ratio = common.module('SampleRatio')
   r.optimizers.ratio = common.optimizer('adam', 0.01)
   share = dict(teacher='teacher', module='ratio')
   r.terms.kd = common.term('kd', teacher='teacher', temperature=1.5)
   r.terms.task = common.term('cross_entropy')
-  r.terms.geo_kd = common.term('kd', each='teacher_share', temperature=1.5,
-                               **share)
-  r.terms.geo_task = common.term('cross_entropy', each='label_share', **share)
+  r.terms.geo_kd = common.term('kd', example_weight='teacher_share',
+                               temperature=1.5, **share)
+  r.terms.geo_task = common.term('cross_entropy', example_weight='label_share',
+                                 **share)
   c = common.compare(r)
   c.arms.geo = common.arm('geo_kd', 'geo_task',
                           bilevel=dict(module='ratio', rate=0.1))
@@ -50,8 +53,8 @@ def get_config(variant: str = 'small'):
     c.claims[f'fixed_{percent}'] = common.claim('geo', f'fixed_{percent}')
   c.seeds = tuple(range(10))
   if variant == 'paper':
-    common.cifar100(r, 'resnet8x4', 'resnet32x4', validation=0.1)
-    r.data.label_noise = r.teachers.teacher.corrupt = 0.0
-    r.teachers.teacher.changes = dict(model=dict(name='resnet32x4', kw={}))
+    images.cifar100(r, 'resnet8x4', 'resnet32x4', validation=0.1)
+    r.data.label_noise = r.teachers.teacher.permute_logits = 0.0
+    r.pool.teacher.changes = dict(model=dict(name='resnet32x4', kw={}))
     r.bilevel.batch = 64
-  return common.small_variant(c, variant, VARIANTS)
+  return images.small_variant(c, variant, VARIANTS)

@@ -9,16 +9,17 @@ Here, `small`:
   dist over kd: -0.0669 +- 0.0246, fails
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '6 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('huang2022dist')
+  c = images.cifar_pair('huang2022dist')
   r = c.run
   r.terms.dist = common.term('dist', teacher='teacher', temperature=4.0)
   c.arms.dist = common.arm('task', 'dist')
   c.claims.dist = common.claim('dist', 'label')
   c.claims.dist_kd = common.claim('dist', 'kd')
-  return common.pair_variant(c, variant, VARIANTS)
+  return images.pair_variant(c, variant, VARIANTS)

@@ -14,15 +14,16 @@ Here, `small` (pooled accuracy):
   added over mean: -0.0020 +- 0.0018, undecided
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '2 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_mnist('ilharco2022task')
+  c = mnist.merge_mnist('ilharco2022task')
   c.pretrain.data.train = 'train[20000:26000]'
   for name, angle in dict(upright=0, left=30, far=60, right=-30).items():
-    c.tasks[name] = dict(data=dict(rotation=float(angle)))
+    c.tasks[name] = common.task(data=dict(rotation=float(angle)))
   for kind in ('base', 'own', 'single', 'ensemble', 'multitask'):
     c.arms[kind] = common.merging(kind=kind)
   c.arms.mean = common.merging('linear')
@@ -32,4 +33,4 @@ def get_config(variant: str = 'small'):
   c.seeds = tuple(range(5))
   for other in ('base', 'single', 'mean'):
     c.claims[other] = common.claim('added', other, 'pooled')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

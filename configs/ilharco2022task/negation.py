@@ -17,14 +17,15 @@ Here, `small`:
   negated not 5 points below base (accuracy_upright): -0.0279 +- 0.0022, holds
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '2 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_mnist('ilharco2022task')
-  c.tasks.upright = dict(data=dict(rotation=0.0))
-  c.tasks.turned = dict(data=dict(rotation=90.0))
+  c = mnist.merge_mnist('ilharco2022task')
+  c.tasks.upright = common.task(data=dict(rotation=0.0))
+  c.tasks.turned = common.task(data=dict(rotation=90.0))
   parts = [common.data('mnist', train='train[20000:26000]', validation=0,
                        rotation=angle).to_dict() for angle in (0.0, 90.0)]
   c.pretrain.data = common.data('kt_jax.data:union', parts=parts, validation=0)
@@ -43,7 +44,7 @@ def get_config(variant: str = 'small'):
   c.claims.random = common.claim('negated', 'random', **forgets)
   c.claims.stays = common.claim('negated', 'base', 'accuracy_upright',
                                 margin=-0.05)
-  c = common.merge_variant(c, variant, VARIANTS)
+  c = mnist.merge_variant(c, variant, VARIANTS)
   if variant == 'tiny':
     c.arms.negated.control = c.arms.random.control = 0.0
   return c

@@ -14,7 +14,7 @@ Here, `small`, mean paired difference +- its standard error:
   learns more than unswapped, reverse (reverse_nll): -0.5482 +- 0.2362, holds
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '12 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -23,20 +23,20 @@ def get_config(variant: str = 'small'):
   c = language.distill_strings('jiang2024mixcpt', steps=300)
   r = c.run
   old = ('upper', 'sort')
-  r.members.base = language.member(
+  r.pool.base = common.pretrained(
       by_seed=True, model=r.model.to_dict(), data=language.strings(
           tasks=old).to_dict(), loop=dict(steps=1000))
-  r.start = 'base'
+  r.init_from = 'base'
   r.optimizer.learning_rate = 3e-3
   for name in old:  # never drawn, but tested
     r.data.domains[name].share = 0.0
-  r.teachers = dict(initial=language.token_teacher(kind='initial'))
-  del r.members.teacher
-  r.terms = language.config_dict.ConfigDict()
-  r.terms.label = language.token_term('cross_entropy')
+  r.teachers = dict(initial=common.teacher(kind='initial'))
+  del r.pool.teacher
+  r.terms = {}
+  r.terms.label = common.term('cross_entropy')
   initial = dict(teacher_logits='initial_logits')
-  r.terms.swapped = language.token_term('logit_swap', 0.3, rename=initial)
-  r.terms.plain = language.token_term('kd', 0.3, rename=initial,
+  r.terms.swapped = common.term('logit_swap', 0.3, rename=initial)
+  r.terms.plain = common.term('kd', 0.3, rename=initial,
                                       temperature=1.0)
   c.arms = {}
   c.arms.label = common.arm('label')

@@ -16,16 +16,17 @@ Here, `small`:
   regmean over whole (pooled): +0.0216 +- 0.0011, holds
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '1 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_skewed('jin2022regmean')
+  c = mnist.merge_skewed('jin2022regmean')
   c.arms.fisher = common.merging('fisher')
   c.arms.regmean = common.merging('regmean')
   c.arms.whole = common.merging('regmean', settings=dict(alpha=1.0))
   c.claims.regmean = common.claim('regmean', 'mean', 'pooled')
   c.claims.fisher = common.claim('regmean', 'fisher', 'pooled')
   c.claims.shrinking = common.claim('regmean', 'whole', 'pooled')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

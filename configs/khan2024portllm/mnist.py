@@ -25,21 +25,22 @@ point lies between 3 and 10 steps, norms of 0.9 and 2.6. A patch of rank 8
 (`rank8_N`) is 0.06 to 0.13 below the whole one.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '3 min, 2 busy cores', 'tiny': 'seconds'}
 STEPS = (3, 10, 30, 100, 300)
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_mnist('khan2024portllm')
+  c = mnist.merge_mnist('khan2024portllm')
   c.pretrain.data.update(train='train[20000:26000]', test_limit=1000)
   turned = dict(rotation=60.0, test_limit=2000)
-  c.tasks.task = dict(data=turned)
+  c.tasks.task = common.task(data=turned)
   for steps in STEPS:
-    c.tasks[f'up{steps}'] = dict(
+    c.tasks[f'up{steps}'] = common.task(
         data=dict(train='train[26000:32000]', rotation=-60.0, test_limit=1000),
         loop=dict(steps=steps))
-    c.tasks[f'again{steps}'] = dict(start=f'up{steps}', data=turned)
+    c.tasks[f'again{steps}'] = common.task(init_from=f'up{steps}', data=turned)
   on = dict(tasks=('task',))
   c.arms.base = common.merging(kind='base', **on)
   c.arms.tuned = common.merging(kind='own', **on)
@@ -57,4 +58,4 @@ def get_config(variant: str = 'small'):
   least, most = STEPS[0], STEPS[-1]
   c.claims.size = common.claim(f'again{most}', f'patched{most}',
                                above=(f'again{least}', f'patched{least}'))
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

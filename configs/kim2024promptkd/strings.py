@@ -15,7 +15,7 @@ Here, `small`, mean paired difference +- its standard error:
   token_accuracy: -0.2172 +- 0.0274, fails
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -24,16 +24,16 @@ def get_config(variant: str = 'small'):
   c = language.distill_strings('kim2024promptkd', steps=300)
   r = c.run
   r.sampling.source = 'student'
-  r.teachers.prompted = language.token_teacher(
+  r.teachers.prompted = common.teacher(
       kind='prompted', of='teacher', module='prompt')
   r.modules.prompt = common.module('SoftPrompt', count=7)
-  r.terms = language.config_dict.ConfigDict()
-  rkl = lambda **kw: language.token_term('reverse_kl', **kw)
+  r.terms = {}
+  rkl = lambda **kw: common.term('reverse_kl', **kw)
   r.terms.plain = rkl(teacher='teacher')
-  r.terms.student = rkl(teacher='prompted', trains=('student',))
-  r.terms.prompt = rkl(learner='prompted', teacher='student',
-                       trains=('prompt',))
-  r.terms.hold = rkl(learner='prompted', teacher='teacher', trains=('prompt',))
+  r.terms.student = rkl(teacher='prompted', updates=('student',))
+  r.terms.prompt = rkl(student='prompted', teacher='student',
+                       updates=('prompt',))
+  r.terms.hold = rkl(student='prompted', teacher='teacher', updates=('prompt',))
   c.arms = {}
   c.arms.plain = common.arm('plain')
   c.arms.prompted = common.arm('student', 'prompt', 'hold')

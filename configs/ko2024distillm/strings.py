@@ -11,7 +11,7 @@ Here, `small`, mean paired difference +- its standard error:
   srkl over rkl, token_accuracy: +0.0069 +- 0.0010, holds
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '12 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -20,7 +20,7 @@ def get_config(variant: str = 'small'):
   c = language.distill_strings('ko2024distillm')
   for name, loss in (('rkl', 'reverse_kl'), ('skl', 'skew_kl'),
                      ('srkl', 'skew_reverse_kl')):
-    c.run.terms[name] = language.token_term(loss, teacher='teacher')
+    c.run.terms[name] = common.term(loss, teacher='teacher')
     c.arms[name] = common.arm(name)
   for metric in ('exact', 'token_accuracy'):
     c.claims[f'skl over fkl, {metric}'] = common.claim('skl', 'fkl', metric)

@@ -14,12 +14,13 @@ Here, `small`:
   aspects over shuffled: +0.0048 +- 0.0016, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '6 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  r = common.digits_run()
+  r = images.digits_run()
   r.paper = 'lee2024multiaspect'
   r.modules.aspects = common.module('AspectHead')
   more = dict(taps='pool', module='aspects', weight=4.0)
@@ -41,4 +42,4 @@ def get_config(variant: str = 'small'):
   c.claims.aspects = common.claim('aspects', 'label')
   c.claims.shuffled = common.claim('aspects', 'shuffled')
   c.claims.by_class = common.claim('aspects', 'by_class')
-  return common.small_variant(c, variant, VARIANTS)
+  return images.small_variant(c, variant, VARIANTS)

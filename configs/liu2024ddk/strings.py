@@ -14,7 +14,7 @@ Here, `small`, mean paired difference +- its standard error:
   worst domain (ratio_worst): -3.0347 +- 0.6522, holds
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '12 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -22,14 +22,14 @@ VARIANTS = {'small': '12 min, 2 busy cores', 'tiny': 'seconds'}
 def get_config(variant: str = 'small'):
   c = language.distill_strings('liu2024ddk', steps=600)
   r = c.run
-  r.members.student = language.member(
+  r.pool.student = common.pretrained(
       by_seed=True, model=r.model.to_dict(), data=language.strings(
           tasks=('upper', 'sort', 'recall')).to_dict(), loop=dict(steps=600))
-  r.start = 'student'
+  r.init_from = 'student'
   for part in (r, r.pretrain):
-    part.data.domains.noise = language.domain('task:noise', 8000, 200, 200)
+    part.data.domains.noise = common.domain('task:noise', 8000, 200, 200)
   r.optimizer.learning_rate = 3e-3
-  r.terms.label = language.token_term('cross_entropy')
+  r.terms.label = common.term('cross_entropy')
   r.terms.fkl.weight = 0.2
   r.mixture.update(smoothing=0.5, limit=4.0, rows=100)
   c.arms = {}

@@ -22,12 +22,13 @@ layer, 500 steps and dropout of a half, recovered 0.37; features, steps,
 learning rate and dropout were then chosen on held-out examples of one seed.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '8 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_turned('lu2024twin', (0, 60, 120, 180, 240, 300))
+  c = mnist.merge_rotated('lu2024twin', (0, 60, 120, 180, 240, 300))
   c.arms.ties = common.merging('ties', tune=dict(
       weight=(0.1, 0.2, 0.3, 0.5, 0.7, 1.0), density=(0.1, 0.2, 0.4)))
   route = lambda router, **kw: common.merging(
@@ -45,4 +46,4 @@ def get_config(variant: str = 'small'):
   c.claims.random = common.claim('twin', 'random')
   c.claims.gap = common.claim('own', 'arithmetic')
   c.claims.missing = common.claim('own', 'twin')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

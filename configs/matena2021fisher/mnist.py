@@ -18,15 +18,16 @@ Here, `small`:
   shuffled over mean (pooled): -0.0108 +- 0.0024, fails: the gain is gone
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '1 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_skewed('matena2021fisher')
+  c = mnist.merge_skewed('matena2021fisher')
   c.arms.fisher = common.merging('fisher')
   c.arms.shuffled = common.merging('fisher', shuffle=('fisher',))
   c.claims.fisher = common.claim('fisher', 'mean', 'pooled')
   c.claims.entries = common.claim('fisher', 'shuffled', 'pooled')
   c.claims.shuffled = common.claim('shuffled', 'mean', 'pooled')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

@@ -16,24 +16,24 @@ Here, `small`, mean paired difference +- its standard error:
   style within 5 points of the small tuned: +0.0667 +- 0.0067, holds
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '10 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = language.decode()
+  c = common.decode()
   c.paper = 'mitchell2023eft'
   rows = dict(length=14, prompt=6)
   facts = dict(size=400, value_length=3)
   dressed = dict(task='facts', prefix='<', suffix='>')
-  plain = language.text(**rows)
-  told = lambda source, share, **kw: language.domain(
+  plain = common.text(**rows)
+  told = lambda source, share, **kw: common.domain(
       source, 400, 100, 100, share=share, disjoint=False, **kw)
   plain.domains.facts = told('task:facts', 3.0, **facts)
   plain.domains.dressed = told('task:style', 1.0, kw=facts, **dressed)
-  tuning = language.text(**rows)
-  tuning.domains.facts = language.domain('task:style', 200, 50, 150,
+  tuning = common.text(**rows)
+  tuning.domains.facts = common.domain('task:style', 200, 50, 150,
                                          kw=facts, **dressed)
   c.data = tuning
   c.pretrain.data = plain
@@ -42,17 +42,17 @@ def get_config(variant: str = 'small'):
   tune = dict(data=tuning.to_dict(), loop=dict(steps=100),
               optimizer=dict(learning_rate=1e-3))
   for name, size in (('large', (3, 96, 4)), ('small', (1, 24, 2))):
-    c.members[name] = language.member(by_seed=True,
+    c.pool[name] = common.pretrained(by_seed=True,
                                       model=language.sized(*size))
-    c.members[f'{name}_tuned'] = language.member(name, by_seed=True, **tune)
+    c.pool[f'{name}_tuned'] = common.pretrained(name, by_seed=True, **tune)
   c.evaluate.responses = 150
-  c.evaluate.judge = 'experiments.language_measure:recall_and_style'
-  for name in c.members:
-    c.arms[name] = language.fusing(name)
-  c.arms.up = language.fusing(
+  c.evaluate.judge = 'kt_jax.train.evaluate_lm:recall_and_style'
+  for name in c.pool:
+    c.arms[name] = common.fusing(name)
+  c.arms.up = common.fusing(
       fuse='emulated_fine_tuning', base='large', experts=('small_tuned',),
       anti_experts=('small',))
-  c.arms.ensemble = language.fusing('large', 'small_tuned', fuse='ensemble')
+  c.arms.ensemble = common.fusing('large', 'small_tuned', fuse='ensemble')
   c.baseline = 'small_tuned'
   for than in ('large', 'small_tuned', 'ensemble'):
     c.claims[f'both, over {than}'] = common.claim('up', than, 'exact')

@@ -19,13 +19,14 @@ Here, `small`:
   hard over random_8 (shifted_accuracy): -0.1188 +- 0.0071, fails
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '9 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  r = common.digits_run()
+  r = images.digits_run()
   r.paper = 'nix2023hard'
   r.data.update(pad=4, subset=0)
   r.pretrain.data.update(pad=4, subset=0)
@@ -35,17 +36,18 @@ def get_config(variant: str = 'small'):
   r.optimizer.schedule.name = 'cosine_decay_schedule'
   r.loop.steps = 2000
   r.pretrain.loop.steps = 1500
-  r.teachers.teacher = common.teacher(changes=dict(
+  r.pool.teacher = common.pretrained(
       model=dict(name='convnet', kw=dict(widths=(16, 32))),
-      batch=dict(augment=dict(shift=dict(pixels=4)))))
+      batch=dict(augment=dict(shift=dict(pixels=4))))
+  r.teachers.teacher = common.teacher('teacher')
   r.modules.move = common.module('AffineAugmentor', shift=0.5)
   r.optimizers.move = common.optimizer('adam', 0.01)
   kd = dict(teacher='teacher', temperature=4.0)
   r.terms.kd = common.term('kd', **kd)
-  r.terms.clean = common.term('kd', learner='student@clean',
+  r.terms.clean = common.term('kd', student='student@clean',
                               teacher='teacher@clean', temperature=4.0)
-  r.terms.against = common.term('kd', weight=-1.0, trains=('move',), **kd)
-  r.shifts.shifted = dict(shift=dict(pixels=4))
+  r.terms.against = common.term('kd', weight=-1.0, updates=('move',), **kd)
+  r.evaluate.corruptions.shifted = dict(shift=dict(pixels=4))
   c = common.compare(r)
   c.arms.plain = common.arm('kd')
   c.arms.hard = common.arm('kd', 'clean', 'against', augmentor='move')
@@ -58,8 +60,8 @@ def get_config(variant: str = 'small'):
         'hard', f'random_{pixels}', 'shifted_accuracy')
   c.seeds = (0, 1, 2, 3, 4)
   if variant == 'paper':
-    common.cifar100(r, 'resnet8x4', 'resnet32x4', name='cifar10')
-    r.teachers.teacher.changes = dict(model=dict(name='resnet32x4', kw={}))
+    images.cifar100(r, 'resnet8x4', 'resnet32x4', name='cifar10')
+    r.pool.teacher.changes = dict(model=dict(name='resnet32x4', kw={}))
     r.modules.move.kw = dict(shift=0.25, rotate=30.0, scale=0.3, shear=0.3)
-    r.shifts.shifted = dict(shift=dict(pixels=8))
-  return common.small_variant(c, variant, VARIANTS)
+    r.evaluate.corruptions.shifted = dict(shift=dict(pixels=8))
+  return images.small_variant(c, variant, VARIANTS)

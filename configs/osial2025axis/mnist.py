@@ -28,6 +28,7 @@ but not at 10%, and the more so the more there are. Not tried: stage 2 without a
 new decomposition, other weights than 1.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '4 min, 2 busy cores', 'tiny': 'seconds'}
 ANGLES = (15, 75, 120, 180, 240, 300)
@@ -35,9 +36,9 @@ ANGLES = (15, 75, 120, 180, 240, 300)
 
 def get_config(variant: str = 'small'):
   tiny = variant == 'tiny'  # which compiles for every arm and expert
-  c = common.merge_turned('osial2025axis', ANGLES[:2] if tiny else ANGLES)
+  c = mnist.merge_rotated('osial2025axis', ANGLES[:2] if tiny else ANGLES)
   sources = tuple(c.tasks)
-  c.tasks.r45 = dict(data=dict(rotation=45.0, test_limit=2000))
+  c.tasks.r45 = common.task(data=dict(rotation=45.0, test_limit=2000))
   del c.arms.mean
   c.arms.arithmetic.experts = sources
   for name in ('base', 'own', 'arithmetic'):
@@ -62,4 +63,4 @@ def get_config(variant: str = 'small'):
                                                    f'{other}{percent}')
     c.claims[f'average_atlas{percent}'] = common.claim(f'average{percent}',
                                                        f'atlas{percent}')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

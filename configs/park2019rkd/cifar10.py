@@ -14,18 +14,19 @@ Here, `small`:
   rkd_kd over kd: +0.0091 +- 0.0183, undecided
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '8 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('park2019rkd')
-  common.rkd(c.run, variant)
+  c = images.cifar_pair('park2019rkd')
+  images.rkd(c.run, variant)
   c.arms.rkd_d = common.arm('task', 'distance')
   c.arms.rkd = common.arm('task', 'distance', 'angle')
   c.arms.rkd_kd = common.arm('task', 'kd', 'distance', 'angle')
   c.claims.rkd = common.claim('rkd', 'label')
   c.claims.angle = common.claim('rkd', 'rkd_d')
   c.claims.rkd_kd = common.claim('rkd_kd', 'kd')
-  return common.pair_variant(c, variant, VARIANTS)
+  return images.pair_variant(c, variant, VARIANTS)

@@ -16,18 +16,20 @@ Here, `small`:
   pesf over online: -0.0008 +- 0.0038 (margin -0.01), holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '3 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  r = common.digits_run()
+  r = images.digits_run()
   r.paper = 'rao2022pesf'
   r.model = dict(name='mlp', kw=dict(width=16, depth=1))
-  wide = dict(changes=dict(model=dict(name='mlp', kw=dict(width=256, depth=2))))
-  r.teachers.teacher = common.teacher(**wide)
-  r.teachers.online = common.teacher('online', **wide)
+  r.pool.teacher = common.pretrained(
+      model=dict(name='mlp', kw=dict(width=256, depth=2)))
+  r.teachers.teacher = common.teacher('teacher')
+  r.teachers.online = common.teacher('teacher', kind='online')
   r.optimizers.online = common.optimizer('sgd', 0.01, momentum=0.9)
   r.modules.adapter = common.module('TeacherAdapter')
   r.optimizers.adapter = common.optimizer('sgd', 0.01, momentum=0.9)
@@ -37,11 +39,11 @@ def get_config(variant: str = 'small'):
   r.terms.task = common.term('cross_entropy')
   r.terms.kd = common.term('kd', teacher='teacher', **kd)
   r.terms.pesf = common.term('kd', **adapted, **kd)
-  r.terms.hold = common.term('cross_entropy', trains=('adapter',), **adapted,
+  r.terms.hold = common.term('cross_entropy', updates=('adapter',), **adapted,
                              **labels)
   r.terms.online_kd = common.term('kd', teacher='online', **kd,
-                                  trains=('student', 'online'))
-  r.terms.online_hold = common.term('cross_entropy', learner='online')
+                                  updates=('student', 'online'))
+  r.terms.online_hold = common.term('cross_entropy', student='online')
   c = common.compare(r)
   c.arms.label = common.arm('task')
   c.arms.kd = common.arm('task', 'kd')
@@ -54,11 +56,10 @@ def get_config(variant: str = 'small'):
   c.claims.fewer_parameters = common.claim(
       'pesf', 'online', 'trained_besides', lower=True)
   if variant == 'paper':
-    common.cifar100(r, 'resnet8x4', 'resnet32x4')
+    images.cifar100(r, 'resnet8x4', 'resnet32x4')
     for name, rate in (('online', 0.05), ('adapter', 2e-5)):
       r.optimizers[name] = common.optimizer('sgd', rate, momentum=0.9)
-    r.teachers.online.changes = r.teachers.teacher.changes = dict(
-        model=dict(name='resnet32x4', kw={}))
+    r.pool.teacher.changes = dict(model=dict(name='resnet32x4', kw={}))
     for name in ('kd', 'pesf', 'online_kd'):
       r.terms[name].kw.temperature = 6.0
-  return common.small_variant(c, variant, VARIANTS)
+  return images.small_variant(c, variant, VARIANTS)

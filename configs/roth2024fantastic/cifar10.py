@@ -11,6 +11,7 @@ length no method but MCL (+0.11) gains on average. The learning rate was chosen
 on training images held out, of 1e-3 and 3e-3.
 """
 from configs import common
+from configs.common import transfers
 
 VARIANTS = {'small': '17 min, 2 cores, and once 4 for the pool',
             'tiny': '30 s, 2 cores, digits'}
@@ -46,11 +47,11 @@ def get_config(variant: str = 'small'):
   c.data = common.data('cifar10', train='train[50%:]', subset=5000,
                        validation=1000, test_limit=5000)
   c.batch.update(size=64, augment=augment)
-  c.optimizer.update(name='sgd', learning_rate=1e-3, weight_decay=1e-4)
+  c.optimizer.update(name='sgd', learning_rate=1e-3, l2=1e-4)
   c.optimizer.kw.momentum = 0.9
-  common.fantastic(c, steps=100)
+  transfers.fantastic(c, steps=100)
   if variant == 'tiny':
-    common.tiny_transfer(c, 'mlp', 'convnet', 'mixer')
+    transfers.tiny_transfer(c, 'mlp', 'convnet', 'mixer')
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)
   return c

@@ -14,6 +14,7 @@ Departs: six models that can be imported instead of twenty from timm; crops are
 taken from the central square; MCL's KL has all classes and all examples.
 """
 from configs import common
+from configs.common import transfers
 
 VARIANTS = {'paper': 'not measured; accelerators', 'tiny': '30 s, digits'}
 CHECKPOINTS = {  # name in the pool -> folder, named as on the hub
@@ -29,7 +30,8 @@ CHECKPOINTS = {  # name in the pool -> folder, named as on the hub
 def get_config(variant: str = 'paper'):
   c = common.transfer()
   c.paper = 'roth2024fantastic'
-  c.pool = {name: dict(checkpoint=path) for name, path in CHECKPOINTS.items()}
+  for name, path in CHECKPOINTS.items():
+    c.pool[name] = common.pretrained(checkpoint=path)
   # 10 percent of the training images, 20 epochs.
   c.data = common.data('imagenet2012', test='validation', size=224,
                        subset=128117, validation=10000)
@@ -37,9 +39,9 @@ def get_config(variant: str = 'paper'):
   c.batch.augment = dict(
       random_resized_crop=dict(scale=(0.08, 1.0)), flip={},
       color_jitter=dict(p=0.8), grayscale=dict(p=0.2))
-  c.optimizer.update(name='sgd', learning_rate=1e-4, weight_decay=1e-4)
+  c.optimizer.update(name='sgd', learning_rate=1e-4, l2=1e-4)
   c.optimizer.kw.momentum = 0.9
-  common.fantastic(c, steps=20 * 128117 // 256)
+  transfers.fantastic(c, steps=20 * 128117 // 256)
   c.methods.xe_kl_mcl.update(  # of the authors' public config
       rate=100.0, slow=0.9999**(c.loop.steps // 2), every=2,
       weights=dict(kl=0.68, xe=0.32))
@@ -55,7 +57,7 @@ def get_config(variant: str = 'paper'):
             patch=8, depth=1, width=8, heads=2))),
         mlp=dict(model=dict(name='mlp', kw=dict(width=8))))
     c.batch.augment = dict(random_resized_crop={}, flip={})
-    common.tiny_transfer(c, *c.pool)
+    transfers.tiny_transfer(c, *c.pool)
   elif variant != 'paper':
     raise common.unknown_variant(variant, *VARIANTS)
   return c

@@ -7,6 +7,7 @@ Paper: success 92.5 % (KL-Dist+DP), about 40 % (KL-Dist), on ImageNet. Here: not
 run yet.
 """
 from configs import common
+from configs.common import transfers
 
 VARIANTS = {'small': 'not measured; 2 cores',
             'tiny': '30 s, 2 cores, digits'}
@@ -40,11 +41,11 @@ def get_config(variant: str = 'small'):
   c.data = common.data('mnist', train='train[50%:]', subset=1000,
                        validation=1000, test_limit=5000)
   c.batch.update(size=64, augment=augment)
-  c.optimizer.update(name='sgd', learning_rate=1e-3, weight_decay=1e-4)
+  c.optimizer.update(name='sgd', learning_rate=1e-3, l2=1e-4)
   c.optimizer.kw.momentum = 0.9
-  common.fantastic(c, steps=100)
+  transfers.fantastic(c, steps=100)
   if variant == 'tiny':
-    common.tiny_transfer(c, 'mlp', 'convnet', 'resnet')
+    transfers.tiny_transfer(c, 'mlp', 'convnet', 'resnet')
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)
   return c

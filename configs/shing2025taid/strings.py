@@ -16,7 +16,7 @@ Here, `small`, mean paired difference +- its standard error:
   taid over warm (exact): -0.0125 +- 0.0013, fails
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -25,7 +25,7 @@ def get_config(variant: str = 'small'):
   c = language.distill_strings('shing2025taid')
   r, steps = c.run, c.run.loop.steps
   for name, loss in (('rkl', 'reverse_kl'), ('warm', 'kd'), ('taid', 'taid')):
-    r.terms[name] = language.token_term(loss, teacher='teacher')
+    r.terms[name] = common.term(loss, teacher='teacher')
     c.arms[name] = common.arm(name)
   r.terms.warm.update(warmup=steps // 2, kw=dict(temperature=1.0))
   r.terms.taid.module = 'share'

@@ -21,12 +21,13 @@ Here, `small`:
   transport over ensemble (pooled): -0.0110 +- 0.0009, fails
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '3 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_two('singh2019otfusion')
+  c = mnist.merge_two('singh2019otfusion')
   c.arms.transport = common.merging('linear', path=11,
                                     align='optimal_transport')
   c.arms.activations = common.merging('linear', path=11,
@@ -39,4 +40,4 @@ def get_config(variant: str = 'small'):
     c.claims[f'{arm}_barrier'] = common.claim(arm, 'mean', 'barrier',
                                               lower=True)
   c.claims.ensemble = common.claim('transport', 'ensemble', 'pooled')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

@@ -18,7 +18,7 @@ Here, `small`, mean paired difference +- its standard error:
   mixture over weight (exact): -0.0025 +- 0.0000, fails
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -27,13 +27,13 @@ def get_config(variant: str = 'small'):
   c = language.distill_strings('song2024selfevolution')
   r = c.run
   for part in (r, r.pretrain):
-    part.data = language.text(length=38, prompt=22)
+    part.data = common.text(length=38, prompt=22)
     for key in range(2):
-      part.data.domains[f'cipher{key}'] = language.domain(
+      part.data.domains[f'cipher{key}'] = common.domain(
           'task:shift', 2000, 200, 200, key=3 + key, shortest=1, longest=2)
   r.pretrain.loop.steps = 1500
-  r.members.student.changes.loop.steps = 800
-  evolve = lambda **kw: language.token_term('self_evolution_kd',
+  r.pool.student.changes.loop.steps = 800
+  evolve = lambda **kw: common.term('self_evolution_kd',
                                             teacher='teacher', **kw)
   for name, term in dict(
       mixture=evolve(), geometric=evolve(form='geometric'),

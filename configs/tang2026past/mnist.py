@@ -27,25 +27,27 @@ the vector halves both. With digits turned by 60 degrees in place of the pattern
 there was no gain (-0.001 +- 0.020); that was run first.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '2 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_mnist('tang2026past')
+  c = mnist.merge_mnist('tang2026past')
   c.pretrain.data.update(train='train[10000:20000]', classes=(0, 1, 2, 3))
   source, target = (4, 5, 6), (7, 8, 9)
   noisy = dict(name='experiments.merge_data:overlaid')
   light = dict(loop=dict(steps=100))
-  plain = lambda classes: dict(data=dict(classes=classes), **light)
-  rewarded = lambda classes, start: dict(
-      start=start, data=dict(classes=classes, **noisy),
+  plain = lambda classes, **kw: common.task(data=dict(classes=classes), **light,
+                                            **kw)
+  rewarded = lambda classes, init_from: common.task(
+      init_from=init_from, data=dict(classes=classes, **noisy),
       terms=dict(task=dict(loss='expected_reward')))
   c.tasks.source = plain(source)
   c.tasks.skilled = rewarded(source, 'source')
-  c.tasks.longer = dict(start='source', data=dict(classes=source))
+  c.tasks.longer = common.task(init_from='source', data=dict(classes=source))
   c.tasks.target = plain(target)
-  c.tasks.sequential = dict(start='skilled', **plain(target))
+  c.tasks.sequential = plain(target, init_from='skilled')
   c.tasks.ceiling = rewarded(target, 'target')
   on = dict(tasks=('ceiling',))
   single = lambda name: common.merging(kind='single', experts=(name,), **on)
@@ -67,4 +69,4 @@ def get_config(variant: str = 'small'):
   c.claims.random_helps = common.claim('random', 'target')
   c.claims.cosine = common.claim('skill', 'facts', 'chosen_cosine', lower=True)
   c.seeds = tuple(range(5))
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

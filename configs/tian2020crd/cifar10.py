@@ -13,13 +13,14 @@ Here, `small`:
   crd_kd over kd: -0.1114 +- 0.0217, fails
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '7 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('tian2020crd')
+  c = images.cifar_pair('tian2020crd')
   r = c.run
   r.modules.memory = common.module('ContrastiveMemory', negatives=1024)
   r.terms.crd = common.term('crd', weight=0.8, teacher='teacher', taps='pool',
@@ -30,4 +31,4 @@ def get_config(variant: str = 'small'):
   c.claims.crd_kd = common.claim('crd_kd', 'kd')
   if variant == 'paper':
     r.modules.memory.kw.negatives = 16384
-  return common.pair_variant(c, variant, VARIANTS)
+  return images.pair_variant(c, variant, VARIANTS)

@@ -15,20 +15,21 @@ Here, `small`:
   sp_kd over kd: +0.0228 +- 0.0137, undecided
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '5 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('tung2019sp')
+  c = images.cifar_pair('tung2019sp')
   r = c.run
   r.terms.sp = common.term('similarity_preserving', weight=300.0,
-                           teacher='teacher', **common.CIFAR_MAPS)
+                           teacher='teacher', **images.CIFAR_MAPS)
   c.arms.sp = common.arm('task', 'sp')
   c.arms.sp_kd = common.arm('task', 'kd', 'sp')
   c.claims.sp = common.claim('sp', 'label')
   c.claims.sp_kd = common.claim('sp_kd', 'kd')
   if variant == 'paper':
     r.terms.sp.weight = 3000.0
-  return common.pair_variant(c, variant, VARIANTS)
+  return images.pair_variant(c, variant, VARIANTS)

@@ -16,12 +16,13 @@ Here, `small` (pooled accuracy; greedy soups have 1.8 members on average):
   greedy over single (validation): +0.0020 +- 0.0014, undecided
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '3 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_mnist('wortsman2022soups', steps=500)
+  c = mnist.merge_mnist('wortsman2022soups', steps=500)
   c.pretrain.data.update(train='train[20000:26000]')
   c.finetune.data.rotation = 30.0
   ways = dict(
@@ -44,4 +45,4 @@ def get_config(variant: str = 'small'):
   c.claims.greedy_uniform = common.claim('greedy', 'uniform', 'pooled')
   c.claims.uniform = common.claim('uniform', 'single', 'pooled')
   c.claims.held_out = common.claim('greedy', 'single', 'validation')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

@@ -7,7 +7,7 @@ The student starts weak: 1000 updates on labels. All arms see the same prompts
 and make the same updates by forward KL.
 
 A weaker start and larger steps, which was tried first, differ little:
---config.run.members.weak.changes.loop.steps=150 --config.run.loop.steps=400
+--config.run.pool.weak.changes.loop.steps=150 --config.run.loop.steps=400
 --config.run.optimizer.learning_rate=3e-3 gave exact undecided over both arms,
 token_accuracy over fkl -0.028 +- 0.011, fails; acceptance +0.11 +- 0.00, holds.
 
@@ -20,7 +20,7 @@ Here, `small`, mean paired difference +- its standard error:
   skd over on_policy, token_accuracy: -0.0026 +- 0.0123, undecided
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -28,9 +28,9 @@ VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 def get_config(variant: str = 'small'):
   c = language.distill_strings('xu2024skd', steps=600)
   r = c.run
-  r.members.weak = language.member(
+  r.pool.weak = common.pretrained(
       by_seed=True, model=r.model.to_dict(), loop=dict(steps=1000))
-  r.start = 'weak'
+  r.init_from = 'weak'
   # A fifth of the vocabulary; both draw at temperature 1.
   r.sampling.update(accept=20)
   c.arms.on_policy = common.arm('fkl', sampling=dict(source='student'))

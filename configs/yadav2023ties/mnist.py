@@ -32,6 +32,7 @@ Here, `small` (pooled accuracy; on 2, 4 and 8 tasks):
     -0.0087 +- 0.0019, fails
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '10 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -41,7 +42,7 @@ def get_config(variant: str = 'small'):
     tune = dict(scale=(0.3, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0))
     return common.merging('ties', weight=(1.0,), tune=tune if tuned else {},
                           **kw)
-  c = common.merge_rotations(
+  c = mnist.merge_rotations(
       'yadav2023ties', ties=ties(False), whole=ties(False, whole_model=True),
       tuned=ties(), no_elect=ties(settings=dict(elect='none')),
       no_trim=ties(settings=dict(density=1.0)),
@@ -54,4 +55,4 @@ def get_config(variant: str = 'small'):
       c.claims[f'tuned_{other}_{count}'] = claim('tuned', other)
   c.claims.elect_grows = common.claim('tuned_8', 'no_elect_8', 'pooled',
                                       above=('tuned_2', 'no_elect_2'))
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

@@ -22,12 +22,13 @@ tasks of several kinds, at 3e-3 too; one coefficient a model. 500 steps were
 worse than 200. The nearest it came to `arithmetic` was -0.002.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '3 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_turned('yang2023adamerging', (0, 30, 60, 90))
+  c = mnist.merge_rotated('yang2023adamerging', (0, 30, 60, 90))
   learn = lambda **kw: common.merging('linear', 'learn', settings=dict(
       objective='entropy', value=0.3, steps=500, batch=64, learning_rate=1e-3
       ) | kw)
@@ -40,4 +41,4 @@ def get_config(variant: str = 'small'):
   c.claims.layers = common.claim('layers', 'models')
   c.claims.transductive = common.claim('layers', 'held_out')
   c.claims.labels = common.claim('labels', 'arithmetic')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

@@ -15,7 +15,7 @@ Here, `small`, mean paired difference +- its standard error:
   neo within a tenth of a nat of full (nll): +0.5661 +- 0.1574, fails
 """
 from configs import common
-from configs import common_language as language
+from configs.common import language
 
 VARIANTS = {'small': '15 min, 2 busy cores', 'tiny': 'seconds'}
 
@@ -25,12 +25,12 @@ def get_config(variant: str = 'small'):
   r = c.run
   known, new = ('upper', 'sort'), ('reverse', 'recall')
   r.data = language.strings(tasks=new)
-  r.members.student = language.member(
+  r.pool.student = common.pretrained(
       by_seed=True, model=r.model.to_dict(), data=language.strings(
           tasks=known).to_dict(), loop=dict(steps=800))
-  r.start = 'student'
+  r.init_from = 'student'
   r.optimizer.learning_rate = 3e-3
-  r.terms.label = language.token_term('cross_entropy', 0.5)
+  r.terms.label = common.term('cross_entropy', 0.5)
   r.terms.fkl.weight = 0.5
   c.arms = {}
   lora = lambda rank: dict(

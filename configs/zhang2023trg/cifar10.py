@@ -14,17 +14,18 @@ Here, `small`:
   trg_tail over rkd_tail: +0.0324 +- 0.0025, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '17 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('zhang2023trg')
+  c = images.cifar_pair('zhang2023trg')
   r = c.run
-  common.rkd(r, variant)
+  images.rkd(r, variant)
   graph = dict(teacher='teacher', module='graph', tokens=8,
-               **common.CIFAR_MAPS)
+               **images.CIFAR_MAPS)
   r.modules.graph = common.module('TokenGraph')
   r.terms.trg = common.term('token_graph', weight=0.5, **graph)
   rkd, trg = ('task', 'kd', 'distance', 'angle'), ('task', 'kd', 'trg')
@@ -36,4 +37,4 @@ def get_config(variant: str = 'small'):
   c.claims.trg_rkd_tail = common.claim('trg_tail', 'rkd_tail')
   c.claims.margin_grows = common.claim('trg_tail', 'rkd_tail',
                                        above=('trg', 'rkd'))
-  return common.pair_variant(c, variant, VARIANTS)
+  return images.pair_variant(c, variant, VARIANTS)

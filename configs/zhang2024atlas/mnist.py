@@ -27,19 +27,20 @@ first run with 100 steps in place of ten epochs had blocks1 0.15 below models1
 on the same test sets; that is why it is ten epochs.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '4 min, 2 busy cores', 'tiny': 'seconds'}
 ANGLES = (15, 75, 120, 180, 240, 300)
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_turned('zhang2024atlas', ANGLES)
+  c = mnist.merge_rotated('zhang2024atlas', ANGLES)
   sources = tuple(c.tasks)
   del c.arms.base, c.arms.own, c.arms.mean, c.arms.arithmetic
   c.baseline = ''
   for shots in (1, 4, 100):
     task = f'shots{shots}'
-    c.tasks[task] = dict(data=dict(rotation=45.0, validation=10 * shots,
+    c.tasks[task] = common.task(data=dict(rotation=45.0, validation=10 * shots,
                                    test_limit=2000))
     on = dict(experts=sources, tasks=(task,))
     learn = dict(steps=100, batch=128, learning_rate=0.1)
@@ -60,4 +61,4 @@ def get_config(variant: str = 'small'):
     for other in ('scalar', 'models', 'probe', 'full'):
       c.claims[f'{other}{shots}'] = common.claim(
           f'blocks{shots}', f'{other}{shots}')
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

@@ -17,12 +17,13 @@ with TIES at density 0.4, and clear over as many random draws. Three seeds had
 +0.0179 +- 0.0090, undecided; two were added.
 """
 from configs import common
+from configs.common import mnist
 
 VARIANTS = {'small': '4 min, 2 busy cores', 'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.merge_turned('zhang2024unconstrained', (0, 60, 120))
+  c = mnist.merge_rotated('zhang2024unconstrained', (0, 60, 120))
   c.arms.ties = common.merging('ties', tune=dict(weight=tuple(
       round(0.1 * n, 1) for n in range(1, 13))), settings=dict(density=0.4))
   search = lambda op, **kw: common.merging(op, 'evolve', settings=dict(
@@ -34,4 +35,4 @@ def get_config(variant: str = 'small'):
   c.claims.ties = common.claim('layers_ties', 'ties')
   c.claims.random = common.claim('layers', 'layers_random')
   c.seeds = tuple(range(5))
-  return common.merge_variant(c, variant, VARIANTS)
+  return mnist.merge_variant(c, variant, VARIANTS)

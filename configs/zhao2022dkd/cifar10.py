@@ -10,13 +10,14 @@ Here, `small`:
   kd over label: +0.0412 +- 0.0134, holds
 """
 from configs import common
+from configs.common import images
 
 VARIANTS = {'small': '4 min, 2 busy cores', 'paper': 'accelerator, hours',
             'tiny': 'seconds'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.cifar_pair('zhao2022dkd')
+  c = images.cifar_pair('zhao2022dkd')
   r = c.run
   r.terms.dkd = common.term('dkd', teacher='teacher', warmup=100)
   c.arms.dkd = common.arm('task', 'dkd')
@@ -24,5 +25,5 @@ def get_config(variant: str = 'small'):
   c.claims.dkd = common.claim('dkd', 'label')
   c.claims.dkd_kd = common.claim('dkd', 'kd')
   if variant == 'paper':
-    r.terms.dkd.warmup = 20 * common.CIFAR_EPOCH
-  return common.pair_variant(c, variant, VARIANTS)
+    r.terms.dkd.warmup = 20 * images.CIFAR_EPOCH
+  return images.pair_variant(c, variant, VARIANTS)

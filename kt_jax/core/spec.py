@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import inspect
+import json
 import types
 import typing
 from typing import Any, Literal, TypeVar
@@ -104,6 +105,11 @@ def to_dict(spec: Any) -> Any:
   if inspect.isfunction(spec) or inspect.isclass(spec):
     return f'{spec.__module__}:{spec.__qualname__}'
   return f'{type(spec).__module__}:{type(spec).__qualname__}'
+
+
+def to_json(spec: Any) -> Any:
+  """`to_dict` as JSON gives it back: lists in place of tuples."""
+  return json.loads(json.dumps(to_dict(spec)))
 
 
 @functools.cache

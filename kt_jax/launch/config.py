@@ -2,7 +2,8 @@
 
 jax is imported only where something is refused, so that listing is instant.
 """
-import ast
+from collections.abc import Callable
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -10,7 +11,7 @@ import os
 import pathlib
 import re
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
@@ -19,22 +20,14 @@ from ml_collections import config_dict
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 ROOT = (_PACKAGE / 'builtin' if (_PACKAGE / 'builtin').is_dir()
         else _PACKAGE.parent)
-# Dicts of names and settings that a config file cannot list in advance: keys
-# may be added. In `DEEP` ones at any depth; an entry of the others has the
-# keys that the config file gave it, and a typing error there is caught.
-DEEP = ('kw', 'augment', 'weights', 'rename', 'pool', 'shifts',
-        'targets', 'changes', 'tasks', 'settings', 'tune')
-ENTRIES = dict(  # kind -> the function of configs.common that makes one
-    terms='term', methods='method', teachers='teacher', modules='module',
-    optimizers='optimizer', arms='arm', claims='claim')
-FREE = (*DEEP, *ENTRIES)
 
 
-def load(spec: str) -> config_dict.ConfigDict:
-  """The locked config of `PATH.py` or `PATH.py:VARIANT`, `.variant` set.
+def load(spec: str) -> Any:
+  """The spec that `PATH.py` or `PATH.py:VARIANT` describes, `variant` set.
 
   Raises:
-    UserError: no such file or variant, or the file raised something.
+    UserError: no such file or variant, the file raised something, or a key of
+      its config does not exist.
   """
   from kt_jax import core
   path, variant = re.fullmatch(r'(.*?\.py)(?::(.*))?|.*', spec).groups()
@@ -62,48 +55,45 @@ def load(spec: str) -> config_dict.ConfigDict:
       raise core.UserError(f'{path}: ' + core.nearest(
           'variant', variant, names[1].split(', '))) from e
     raise _failed(file, e) from e
-  if not isinstance(config, config_dict.ConfigDict) or (
-      'experiment' not in config):
-    raise core.UserError(f'{path}: get_config must return a ConfigDict with '
-                         'an experiment (see configs/common.py).')
-  with config.unlocked():
-    config.variant = variant or (takes[0].default if takes else '')
-  return config.lock()
+  if not (isinstance(config, config_dict.ConfigDict) or
+          dataclasses.is_dataclass(config)) or not hasattr(
+              config, 'experiment'):
+    raise core.UserError(f'{path}: get_config must return a ConfigDict (see '
+                         'configs/common) or a spec with an experiment.')
+  if isinstance(config, config_dict.ConfigDict):
+    try:
+      config = core.spec.build(find(config.experiment).Spec, config)
+    except core.UserError as e:
+      raise core.UserError(f'{path}: {e}') from e
+  return core.spec.change(config, dict(variant=variant or (
+      takes[0].default if takes else '')))
 
 
-def override(config: config_dict.ConfigDict, key: str, text: str) -> None:
-  """Sets `config.key` from the command line, typed by the value it had.
+class Experiment(NamedTuple):
+  """What a config names by `experiment`."""
+  run: Callable[[Any, str], dict[str, Any]]
+  check: Callable[[Any], Any] | None
+  Spec: type
+
+
+def find(name: str) -> Experiment:
+  """A protocol of experiments/, or the user's own `module:function`.
 
   Raises:
-    UserError: no such key, or a value of another type.
+    UserError: there is none of this name.
   """
   from kt_jax import core
-  *groups, leaf = key.split('.')
-  node, parent = config, ''
-  adds = deep = False  # may node get new keys? and all that is below it?
-  for i, name in enumerate((*groups, leaf)):
-    if not isinstance(node, config_dict.ConfigDict) or not name or (
-        name not in node and not adds):
-      valid = list(_keys(config))
-      stands = '.'.join(groups[:i])
-      near = [k for k in valid if k.startswith(stands + '.')
-              or not stands and '.' not in k]
-      message = core.nearest('config key', key, near)
-      raise core.UserError(message if 'Did you mean' in message
-                           else core.nearest('config key', key, valid))
-    if i == len(groups):
-      break
-    fresh = name not in node
-    if fresh:
-      with node.unlocked():
-        node[name] = template(parent)
-    deep = deep or name in DEEP
-    adds = deep or name in FREE or (fresh and parent not in FREE)
-    node, parent = node[name], name
-  loose = any(g in FREE for g in groups)
-  value = _typed(key, node.get(leaf), text, loose)
-  with node.unlocked(), node.ignore_type():
-    node[leaf] = value
+  extend_path()
+  experiments = importlib.import_module('experiments').EXPERIMENTS
+  if ':' in name:
+    run = core.resolve(None, name, 'experiment')
+    module = importlib.import_module(name.partition(':')[0])
+    of = lambda key: getattr(run, key, getattr(module, key, None))
+    return Experiment(run, of('check'), of('Spec') or find('train').Spec)
+  if name not in experiments:
+    raise core.UserError(core.nearest('experiment', name, experiments))
+  module = importlib.import_module(f'experiments.{name}')
+  return Experiment(module.run, module.check, module.Spec)
 
 
 def files() -> list[pathlib.Path]:
@@ -138,18 +128,6 @@ def listing() -> str:
   width = max((len(a) for a, b in rows if b is not None), default=0)
   lines = [a if b is None else f'{a:{width}}  {b}' for a, b in rows]
   return '\n'.join(lines).strip('\n') or 'No config under configs/.'
-
-
-def template(kind: str):
-  """A new entry of `kind`, with the keys that entries have."""
-  extend_path()
-  common = importlib.import_module('configs.common')
-  if kind not in ENTRIES:
-    return {}
-  make = getattr(common, ENTRIES[kind])
-  names = [p.name for p in inspect.signature(make).parameters.values()
-           if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
-  return make(**dict.fromkeys(names, ''))
 
 
 def extend_path() -> None:
@@ -190,58 +168,3 @@ def _failed(file, e: Exception) -> ValueError:
     tb = tb.tb_next
   where = f'{file}:{line}' if line else str(file)
   return core.UserError(f'{where}: {type(e).__name__}: {e}')
-
-
-def _keys(node, prefix: str = ''):
-  """Dotted names of all leaves; an empty group is one."""
-  for name, value in node.items():
-    if isinstance(value, config_dict.ConfigDict) and value:
-      yield from _keys(value, f'{prefix}{name}.')
-    else:
-      yield prefix + name
-
-
-def _typed(key: str, old: Any, text: str, loose: bool) -> Any:
-  """`text` as a value like `old`. `loose`: an int may become a float."""
-  from kt_jax import core
-  truth = {'true': True, 'false': False}.get(text.strip().lower())
-  try:
-    new = ast.literal_eval(text.strip())
-  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-    new = text if truth is None else truth
-  number = type(new) in (int, float)
-  if old is None:
-    return new
-  if isinstance(old, bool) and isinstance(new, bool):
-    return new
-  if type(old) is int and (type(new) is int or loose and number):
-    return new
-  if isinstance(old, float) and number:
-    return float(new)
-  if isinstance(old, str):
-    return new if isinstance(new, str) and truth is None else text
-  if isinstance(old, (tuple, list)):
-    if isinstance(new, str) and not re.search(r'[()\[\]{}]', new):
-      new = [s.strip() for s in new.split(',') if s.strip()]
-    elif number:
-      new = [new]
-    kinds = {type(x) for x in old}
-    if isinstance(new, (tuple, list)) and (
-        len(kinds) != 1 or {type(x) for x in new} <= kinds | (
-            {int} if kinds == {float} else set())):
-      return type(old)(new)
-  if isinstance(old, config_dict.ConfigDict):
-    if isinstance(new, dict) and (loose or key.split('.')[-1] in FREE):
-      return config_dict.ConfigDict(new)
-    raise core.UserError(
-        f'--config.{key} is a group; set one of its keys: '
-        f'{", ".join(f"{key}.{k}" for k in _keys(old)) or f"{key}.NAME"}.')
-  raise core.UserError(f'--config.{key}={text}: expected {_kind(old)}, like '
-                       f'{old!r}, got {_kind(new)} {new!r}.')
-
-
-def _kind(value) -> str:
-  name = type(value).__name__
-  if isinstance(value, (tuple, list)) and value:
-    name += f' of {type(value[0]).__name__}'
-  return name

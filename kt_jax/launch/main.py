@@ -19,7 +19,6 @@ beside it. The workdir's `config.json` is the config as it was given.
 """
 import argparse
 import contextlib
-import importlib
 import os
 import pathlib
 import sys
@@ -64,30 +63,29 @@ def _main(argv) -> int:
   configs.extend_path()
   process.quiet()
   from kt_jax import train  # here and below: --list and --help do without jax
+  from kt_jax.launch import override
   from kt_jax.launch import report
   from kt_jax.launch import sweep
   train.initialize(args.coordinator, args.processes, args.process)
   process.use_compilation_cache()
 
-  config = configs.load(args.config)
-  for key, value in overrides:
-    configs.override(config, key, value)
-  runs = [sweep.Run('', config.get('seed', 0), config, args.workdir)]
+  spec = override.override(configs.load(args.config), overrides)
+  runs = [sweep.Run('', getattr(spec, 'seed', 0), spec, args.workdir)]
   swept = bool(args.seeds or args.arm)
   if swept:
-    runs = sweep.plan(config, args.arm, args.seeds, args.baseline, args.workdir)
+    runs = sweep.plan(spec, args.arm, args.seeds, args.baseline, args.workdir)
   elif args.baseline or args.keep_going:
     raise _user_error('--baseline and --keep_going need --arm or --seeds.')
 
-  # All that can be refused is refused here, before the first run.
+  # Everything that can be refused is refused here, before the first run.
   reports, experiments = [], {}
   for item in runs:
-    run, check = _experiment(item.config.experiment)
+    experiment = configs.find(item.spec.experiment)
     if not args.check:
-      _probe(item.workdir, item.config)
-    if item.arm not in experiments and check:
-      reports += [(item.arm, r) for r in check(item.config) or ()]
-    experiments[item.arm] = run
+      _probe(item.workdir, item.spec)
+    if item.arm not in experiments and experiment.check:
+      reports += [(item.arm, r) for r in experiment.check(item.spec) or ()]
+    experiments[item.arm] = experiment
   if args.check:
     print(report.sizes(reports))
     return 0
@@ -95,18 +93,18 @@ def _main(argv) -> int:
   import jax
   say = print if jax.process_index() == 0 else lambda *_: None
   def execute(item):
-    found = experiments[item.arm](item.config, item.workdir)
-    say(report.metrics(found))
-    return found
+    metrics = experiments[item.arm].run(item.spec, item.workdir)
+    say(report.metrics(metrics))
+    return metrics
 
   failures = []
   if swept:
     def failed(item, e):
       process.report(e, args.debug)
       failures.append(item.label)
-    found = sweep.execute(runs, execute, say,
-                          failed if args.keep_going else None)
-    rows = report.compare(found, args.baseline)
+    results = sweep.execute(runs, execute, say,
+                            failed if args.keep_going else None)
+    rows = report.compare(results, args.baseline)
     say('\n' + report.markdown(rows, args.baseline))
     sweep.write(args.workdir, rows, args.baseline)
   else:
@@ -175,26 +173,11 @@ def _parse(argv):
   return args, overrides
 
 
-def _experiment(name: str):
-  """`(run, check or None)` of a module of experiments/ or `module:function`."""
-  from kt_jax import core
-  if ':' in name:
-    run = core.resolve(None, name, 'experiment')
-    beside = getattr(importlib.import_module(name.partition(':')[0]), 'check',
-                     None)
-    return run, getattr(run, 'check', beside)
-  experiments = importlib.import_module('experiments').EXPERIMENTS
-  if name not in experiments:
-    raise core.UserError(core.nearest('experiment', name, experiments))
-  module = importlib.import_module(f'experiments.{name}')
-  return module.run, module.check
-
-
-def _probe(workdir: str, config) -> None:
+def _probe(workdir: str, spec) -> None:
   """Refuses a workdir that the run would refuse, before the run is prepared."""
-  import json
 
   from kt_jax import checkpoint
+  from kt_jax import core
   if '://' in workdir:
     return
   path = pathlib.Path(_resolved(workdir))
@@ -204,7 +187,7 @@ def _probe(workdir: str, config) -> None:
   if not os.access(stands, os.W_OK | os.X_OK):
     raise _user_error(f'--workdir {path}: {stands} cannot be written.')
   if (path / 'config.json').exists():
-    checkpoint.open_workdir(path, json.loads(config.to_json()))
+    checkpoint.open_workdir(path, core.spec.to_json(spec))
 
 
 def _resolved(workdir: str) -> str:

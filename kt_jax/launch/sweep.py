@@ -1,6 +1,5 @@
 """Arms times seeds of one config, one run after another."""
 from collections.abc import Callable, Mapping, Sequence
-import copy
 import re
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ from etils import epath
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.launch import config as configs
+from kt_jax.launch import override
 from kt_jax.launch import report
 
 
@@ -16,7 +15,7 @@ class Run(NamedTuple):
   """One run; a launch without arms and seeds is a single one."""
   arm: str
   seed: int
-  config: Any
+  spec: Any
   workdir: str
 
   @property
@@ -29,13 +28,13 @@ def plan(base, arms: Sequence[str], seeds: str, baseline: str, workdir: str
   """Every run, seed by seed, so that early seeds already compare the arms.
 
   Args:
-    base: config.
+    base: spec.
     arms: `NAME` or `NAME:key=value,key=value`; none: one arm, 'run'.
     seeds: '0,1,2'; '' the config's own.
     baseline: name of an arm, or ''.
     workdir: each run gets a folder in it.
   """
-  changed = {}
+  changed: dict[str, Any] = {}
   for text in arms or ['run']:
     name, _, changes = text.partition(':')
     if not re.fullmatch(r'[A-Za-z0-9][\w.+-]*', name):
@@ -43,7 +42,7 @@ def plan(base, arms: Sequence[str], seeds: str, baseline: str, workdir: str
                            'write NAME or NAME:key=value,key=value.')
     if name in changed:
       raise core.UserError(f'--arm {name} is there twice.')
-    changed[name] = copy.deepcopy(base)
+    overrides = []
     for change in split(changes):
       key, equals, value = change.partition('=')
       key = key.strip().removeprefix('config.')
@@ -51,25 +50,25 @@ def plan(base, arms: Sequence[str], seeds: str, baseline: str, workdir: str
         raise core.UserError(f'--arm {name}: {change!r} ' + (
             'belongs into --seeds.' if equals else 'is not key=value; a value '
             'with commas needs brackets or quotes.'))
-      configs.override(changed[name], key, value)
+      overrides.append((key, value))
+    changed[name] = override.override(base, overrides)
   if baseline and baseline not in changed:
     raise core.UserError(core.nearest('arm (--baseline)', baseline, changed))
   if not re.fullmatch(r'(\d+(,\d+)*)?', seeds):
     raise core.UserError(f'--seeds {seeds}: expected numbers like 0,1,2.')
-  if seeds and 'seed' not in base:
+  if seeds and not hasattr(base, 'seed'):
     raise core.UserError('--seeds: this config has no seed'
-                         + ', but config.seeds.' * ('seeds' in base))
+                         + ', but config.seeds.' * hasattr(base, 'seeds'))
   numbers = ([int(s) for s in seeds.split(',')] if seeds
-             else [base.get('seed', 0)])
+             else [getattr(base, 'seed', 0)])
   if len(set(numbers)) < len(numbers):
     raise core.UserError(f'--seeds {seeds} names a seed twice.')
   runs = []
   for seed in numbers:
-    for name, config in changed.items():
-      config = copy.deepcopy(config)
+    for name, spec in changed.items():
       if seeds:
-        configs.override(config, 'seed', str(seed))
-      runs.append(Run(name, seed, config,
+        spec = core.spec.change(spec, dict(seed=seed))
+      runs.append(Run(name, seed, spec,
                       f'{workdir.rstrip("/")}/{name}-{seed}'))
   return runs
 

@@ -51,6 +51,7 @@ from kt_jax.train.pretrained import check_fits as check_fits
 from kt_jax.train.pretrained import load_trained as load_trained
 from kt_jax.train.pretrained import Trained as Trained
 from kt_jax.train.run import check as check
+from kt_jax.train.run import check_pool as check_pool
 from kt_jax.train.run import finished as finished
 from kt_jax.train.run import right as right
 from kt_jax.train.run import run as run

@@ -1,7 +1,6 @@
 """Pretrained models: trained once, kept by content, shared by runs."""
 from collections.abc import Callable, Mapping
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
@@ -137,7 +136,7 @@ def trained(name: str, training: specs.Training, folder: epath.Path, run,
     **content: fields of the spec that stand for something else, such as a
       checkpoint for what is in it.
   """
-  key = json.loads(json.dumps(core.spec.to_dict(training))) | content | dict(
+  key = core.spec.to_json(training) | content | dict(
       kt_jax=kt_jax.__version__,
       fingerprint=load_data(training.data).info.fingerprint)
   place = folder / f'{name}-{checkpoint.config_hash(key)}'

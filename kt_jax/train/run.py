@@ -49,7 +49,7 @@ def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
     metrics = train.run(spec, '/tmp/digits')
   """
   spec = specs.as_training(spec)
-  plain = json.loads(json.dumps(core.spec.to_dict(spec)))
+  plain = core.spec.to_json(spec)
   workdir = checkpoint.open_workdir(workdir, plain)
   done = finished(workdir)
   if done:
@@ -119,15 +119,21 @@ def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:
   key = json.dumps(core.spec.to_dict(spec), sort_keys=True)
   if key in _CHECKED:
     return _CHECKED[key]
-  reports = []
-  for name in pool.order_of(spec, _pool_names(spec)):
-    start = spec.pool[name].init_from
-    training = pool.training_of(spec, name)
-    reports += [r._replace(name=f'pretrain {name}') for r in _check(
-        training, pool.load(spec, start) if start else None)]
+  reports = check_pool(spec, _pool_names(spec))
   start = pool.load(spec, spec.init_from) if spec.init_from else None
   _CHECKED[key] = reports + _check(spec, start)
   return _CHECKED[key]
+
+
+def check_pool(spec, names) -> list[Report]:
+  """Reports of the pretraining of entries of `spec.pool`, each once."""
+  reports = []
+  for name in pool.order_of(spec, names):
+    start = spec.pool[name].init_from
+    reports += [r._replace(name=f'pretrain {name}') for r in _check(
+        pool.training_of(spec, name),
+        pool.load(spec, start) if start else None)]
+  return reports
 
 
 def _check(spec, start) -> list[Report]:

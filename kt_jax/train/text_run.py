@@ -14,6 +14,7 @@ from kt_jax.train import evaluate_lm
 from kt_jax.train import image_run
 from kt_jax.train import loop
 from kt_jax.train import mesh as meshes
+from kt_jax.train import pool
 from kt_jax.train import specs
 from kt_jax.train.evaluate_lm import likelihood
 from kt_jax.train.evaluate_lm import stop_of
@@ -85,8 +86,7 @@ class TextRun:
       entry = spec.pool.get(teacher.init_from)
       if entry is None or entry.checkpoint:
         continue
-      from kt_jax.train.pool import training_of  # pool imports networks
-      theirs = training_of(spec, teacher.init_from).data.tokenizer
+      theirs = pool.training_of(spec, teacher.init_from).data.tokenizer
       if theirs != (teacher.tokenizer or spec.data.tokenizer):
         raise core.UserError(
             f'config.teachers.{name}: {teacher.init_from} of the pool has the '
