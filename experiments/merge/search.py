@@ -1,7 +1,7 @@
 """Arms that search by a score alone."""
+from collections.abc import Mapping
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
