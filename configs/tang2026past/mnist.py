@@ -50,9 +50,11 @@ def get_config(variant: str = 'small'):
   c.tasks.sequential = plain(target, init_from='skilled')
   c.tasks.ceiling = rewarded(target, 'target')
   on = dict(tasks=('ceiling',))
-  single = lambda name: common.merging(kind='single', experts=(name,), **on)
-  patch = lambda **kw: common.merging(kind='patch', settings=dict(
-      target='target', tuned='skilled', start='source') | kw, **on)
+  single = lambda name: common.merging(kind='best_single', experts=(name,),
+                                       **on)
+  patch = lambda **kw: common.merging(
+      kind='transfer_task_vector', settings=dict(
+          target='target', tuned='skilled', start='source') | kw, **on)
   c.arms.target = single('target')
   c.arms.ceiling = single('ceiling')
   c.arms.sequential = single('sequential')
