@@ -1,4 +1,4 @@
-"""What every layer may import: reductions, names, trees."""
+"""Shared by all packages: reductions, names, trees, argument validation."""
 from kt_jax.core.bind import bind as bind
 from kt_jax.core.check import check_fraction as check_fraction
 from kt_jax.core.check import check_logits as check_logits

@@ -1,4 +1,4 @@
-"""Names: look-up with the nearest valid one in the error."""
+"""Look-up of names, with the nearest valid one in the error."""
 from collections.abc import Iterable
 import difflib
 import importlib
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-  """Bad input, answered by one clear line; the launcher prints no traceback."""
+  """Invalid input; the launcher prints its message without a traceback."""
 
 
 def nearest(what: str, name: str, choices: Iterable[str]) -> str:
@@ -27,7 +27,7 @@ def resolve(namespace: ModuleType, name: str, what: str,
   """The public function `name` of `namespace`, or the user's `module:function`.
 
   Args:
-    namespace: a package of kt_jax; what it exports is the registry.
+    namespace: a package of kt_jax; its exports are the registry.
     name: a public name there, or `package.module:function`.
     what: the word for it in errors ('loss', 'model').
     takes: only functions with a positional parameter of this name are meant.
@@ -36,7 +36,7 @@ def resolve(namespace: ModuleType, name: str, what: str,
     The function.
 
   Raises:
-    UserError: there is no such name; the message has the nearest one.
+    UserError: no such name; the message has the nearest one.
   """
   if ':' in name:
     module, _, attribute = name.partition(':')

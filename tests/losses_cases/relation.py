@@ -110,10 +110,11 @@ CASES: dict[str, Case] = {
                                       **p, 'teacher_features':
                                       p['student_features']},
                                   batch='relation'),
-    'token_graph': Case('token_graph', tokens, {'neighbours': 3},
+    'token_graph': Case('token_graph', tokens, {'neighbors': 3},
                         zero_at_equality=False, batch='relation'),
     'token_graph_drawn': Case(
-        'token_graph', tokens, {'tokens': 3, 'globally': 0, 'neighbours': 4},
+        'token_graph', tokens, {'tokens': 3, 'global_weight': 0,
+                        'neighbors': 4},
         batch='relation'),
     'token_graph_projected': Case(
         'token_graph', tokens_projected, {'sigma': 5.0}, batch='relation',
@@ -166,13 +167,13 @@ BAD = {
                        r'\(4, 2, 2, 5\).*\(4, 2, 2, 6\)'),
     'ickd: vectors': (lambda: losses.ickd(z(4, 5), z(4, 5)), r'\[B, ..., C\]'),
     'ickd: layers': (lambda: losses.ickd([z(4, 2, 5)], [z(4, 2, 5)] * 2),
-                     '1 student_features and 2 teacher_features'),
+                     'has 1 layers, teacher_features 2'),
     'nce: width': (lambda: losses.info_nce(z(4, 5), z(4, 6)),
                    r'student_features.*\(4, 5\).*\(4, 6\)'),
     'nce: cold': (lambda: losses.info_nce(z(4, 5), z(4, 5), temperature=-1.0),
                   'temperature.*-1'),
     'inter: one': (lambda: losses.inter_layer_relation(
-        [z(4, 2, 2, 5)], [z(4, 2, 2, 5)]), 'two layers or more, got 1'),
+        [z(4, 2, 2, 5)], [z(4, 2, 2, 5)]), 'two or more layers, got 1'),
     'inter: channels': (lambda: losses.inter_layer_relation(
         [z(4, 2, 2, 5)] * 2, [z(4, 2, 2, 6)] * 2), r'\(4, 2, 2, 6\)'),
     'inter: factor': (lambda: losses.inter_layer_relation(
@@ -197,14 +198,14 @@ BAD = {
     'trg: widths': (lambda: losses.token_graph(z(4, 3, 5), z(4, 3, 6)),
                     r'L_global compares \(4, 3, 5\) with \(4, 3, 6\)'),
     'trg: one embedding': (lambda: losses.token_graph(
-        z(4, 3, 5), z(4, 3, 5), z(4, 3, 5)), 'come together'),
+        z(4, 3, 5), z(4, 3, 5), z(4, 3, 5)), 'needed together'),
     'trg: no key': (lambda: losses.token_graph(z(4, 3, 5), z(4, 3, 5),
                                                tokens=2), 'with a key'),
     'trg: too many': (lambda: losses.token_graph(
         z(4, 3, 5), z(4, 3, 5), key=jax.random.key(0), tokens=4),
                       r'tokens must be in 0\.\.3'),
-    'trg: neighbours': (lambda: losses.token_graph(
-        z(4, 3, 5), z(4, 3, 5), neighbours=0), 'neighbours must be > 0, got 0'),
+    'trg: neighbors': (lambda: losses.token_graph(
+        z(4, 3, 5), z(4, 3, 5), neighbors=0), 'neighbors must be > 0, got 0'),
     'trg: sigma': (lambda: losses.token_graph(
         z(4, 3, 5), z(4, 3, 5), sigma=0.0), 'sigma must be > 0'),
 }
