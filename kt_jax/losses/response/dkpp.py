@@ -1,4 +1,6 @@
 """Dark knowledge with permuted predictions."""
+import math
+
 import jax
 from jax import numpy as jnp
 
@@ -38,12 +40,12 @@ def dkpp(
   """
   core.check_logits('dkpp', student_logits=student_logits,
                     teacher_logits=teacher_logits)
-  *lead, classes = student_logits.shape
+  lead, classes = student_logits.shape[:-1], student_logits.shape[-1]
   if index is None:
-    index = jnp.arange(student_logits.size // classes).reshape(lead)
-  if index.shape != tuple(lead):
-    raise ValueError(f'dkpp: index has shape {index.shape}; it must be '
-                     f'{tuple(lead)}, one entry per example.')
+    index = jnp.arange(math.prod(lead)).reshape(lead)
+  if index.shape != lead:
+    raise ValueError(f'dkpp: index has shape {index.shape}; it must be {lead}, '
+                     'one entry per example.')
 
   def permuted(z, index):
     noise = jax.random.uniform(jax.random.fold_in(key, index), (classes,))
@@ -53,5 +55,7 @@ def dkpp(
     target = jnp.argsort(jnp.where(top, -1, jnp.arange(classes)))
     return z[source][jnp.argsort(target)]
 
-  flat = jax.vmap(permuted)(teacher_logits.reshape(-1, classes), index.ravel())
-  return kd(student_logits, flat.reshape(student_logits.shape), temperature=1.0)
+  # An axis at a time: flattened, axes that are sharded would be gathered.
+  for _ in lead:
+    permuted = jax.vmap(permuted)
+  return kd(student_logits, permuted(teacher_logits, index), temperature=1.0)
