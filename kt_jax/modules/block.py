@@ -2,7 +2,7 @@
 from flax import nnx
 from jax import numpy as jnp
 
-from kt_jax.losses.feature.layers import as_list
+from kt_jax.losses.feature._layers import as_list
 from kt_jax.modules.pooled import valid
 
 # He et al. 2015, over the fan-out: what connectors of public code start from.

@@ -3,8 +3,8 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.losses.feature.resize import adaptive_pool
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.losses.feature._resize import adaptive_pool
 from kt_jax.modules.block import Block
 from kt_jax.modules.block import layer_shapes
 from kt_jax.modules.block import like

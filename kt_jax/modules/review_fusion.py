@@ -5,7 +5,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
+from kt_jax.losses.feature._layers import as_list
 from kt_jax.modules.block import Block
 from kt_jax.modules.block import layer_shapes
 from kt_jax.modules.block import like

@@ -6,7 +6,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.response.labels import expected
+from kt_jax.losses.response._labels import expected
 from kt_jax.modules.pooled import valid
 
 HOW = ('fixed', 'learned', 'confidence', 'best')

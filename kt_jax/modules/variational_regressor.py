@@ -6,8 +6,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.losses.feature.resize import adaptive_pool
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.losses.feature._resize import adaptive_pool
 from kt_jax.modules.block import Block
 from kt_jax.modules.block import layer_shapes
 from kt_jax.modules.block import like

@@ -1,4 +1,4 @@
-"""Which examples a model gets right, and which flip between two models."""
+"""Masks of examples: those a model gets right, those two models differ in."""
 import jax
 from jax import numpy as jnp
 
@@ -6,10 +6,10 @@ from kt_jax import core
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """`[N]` booleans: whether `logits [N, K]` peak at `labels [N]`.
+  """`[N]` booleans: the argmax of `logits [N, K]` is `labels [N]`.
 
-  The first of equal logits is the prediction. A row with NaN predicts nothing
-  and is wrong. A label outside 0..K-1 is never hit.
+  The first of equal logits is the prediction. A row with NaN has no prediction
+  and is wrong, as is any label outside 0..K-1.
   """
   defined = ~jnp.isnan(jnp.max(logits, axis=-1))
   return defined & (jnp.argmax(logits, axis=-1) == labels)
@@ -30,7 +30,7 @@ def positive_flips(
     **logits: two `[N, K]`, by the caller's names.
 
   Raises:
-    ValueError: shapes that do not fit, or labels that are not integers.
+    ValueError: shapes that do not agree, or labels that are not integers.
   """
   check(fn, labels, where, **logits)
   first, second = logits.values()
@@ -49,7 +49,7 @@ def same(fn: str, where: jax.Array | None = None,
 
 def check(fn: str, labels: jax.Array, where: jax.Array | None = None,
           **logits: jax.Array) -> None:
-  """Refuses logits, labels and masks that do not belong together."""
+  """Refuses logits, labels and masks whose shapes do not agree."""
   check_pair(fn, where, **logits)
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise ValueError(f'{fn}: labels must be integer class ids, '
@@ -59,7 +59,7 @@ def check(fn: str, labels: jax.Array, where: jax.Array | None = None,
 
 def check_pair(fn: str, where: jax.Array | None = None,
                **logits: jax.Array) -> None:
-  """Refuses logits and masks that do not belong together."""
+  """Refuses logits and masks whose shapes do not agree."""
   core.check_logits(fn, **logits)
   name, first = next(iter(logits.items()))
   if first.ndim != 2:
@@ -69,11 +69,11 @@ def check_pair(fn: str, where: jax.Array | None = None,
     _check_rows(fn, 'where', where, **logits)
 
 
-def _check_rows(fn: str, what: str, value: jax.Array, **logits) -> None:
+def _check_rows(fn: str, argument: str, value: jax.Array, **logits) -> None:
   name, first = next(iter(logits.items()))
   if value.shape != first.shape[:1]:
-    raise ValueError(f'{fn}: {what} has shape {value.shape}; {name} asks for '
-                     f'{first.shape[:1]}.')
+    raise ValueError(f'{fn}: {argument} has shape {value.shape}; it must be '
+                     f'{first.shape[:1]}, one entry per row of {name}.')
 
 
 def rate(hits: jax.Array, where: jax.Array | None) -> jax.Array:

@@ -1,13 +1,13 @@
-"""What losses that see all tokens at once share: which ones count."""
+"""Valid tokens, for losses that read all tokens at once."""
 import jax
 from jax import numpy as jnp
 
-from kt_jax.losses.relation import pairs
+from kt_jax.losses import _rows
 
 
 def valid_tokens(fn: str, student_logits: jax.Array, teacher_logits: jax.Array,
                  labels: jax.Array, where: jax.Array | None):
-  """Which tokens count, and the arrays with 0 in all others.
+  """Mask of the tokens that count, and the arrays with 0 in all others.
 
   Args:
     fn: name of the caller, for the message.
@@ -26,7 +26,7 @@ def valid_tokens(fn: str, student_logits: jax.Array, teacher_logits: jax.Array,
   for name, value in dict(labels=labels, where=where).items():
     if value is not None and value.shape != lead:
       raise ValueError(f'{fn}: {name} has shape {value.shape}; it must be '
-                       f'{lead}, one entry a token.')
+                       f'{lead}, one entry per token.')
   valid = jnp.ones(lead, bool) if where is None else where.astype(bool)
-  return (valid, pairs.blank(student_logits, valid),
-          pairs.blank(teacher_logits, valid), jnp.where(valid, labels, 0))
+  return (valid, _rows.blank(student_logits, valid),
+          _rows.blank(teacher_logits, valid), jnp.where(valid, labels, 0))

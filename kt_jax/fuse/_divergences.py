@@ -1,4 +1,4 @@
-"""Divergences between a distribution and what a shift makes of it."""
+"""Divergences between a distribution and its shift."""
 import jax
 from jax import numpy as jnp
 
@@ -12,8 +12,8 @@ def divergences(
 
     KL(p || q) = sum p (e^r - 1 - r),   KL(q || p) = sum p (r e^r - e^r + 1).
 
-  Language models are mostly sure, and then divergences are tiny: the usual
-  sums cancel down to rounding, these do not.
+  Where language models are confident, divergences are tiny: the usual sums
+  cancel down to rounding, these do not.
 
   Args:
     log_p: `[..., V]` log-probabilities, -inf where masked.
@@ -25,6 +25,6 @@ def divergences(
   z = log_p + move
   level = jax.nn.logsumexp(z, axis=-1, keepdims=True)
   p, q, r = jnp.exp(log_p), jnp.exp(z - level), move - level
-  # e^r may overflow where p is next to nothing.
+  # e^r can overflow where p is almost 0.
   gap = jnp.where(r < 1, p * jnp.expm1(r), q - p)
   return jnp.sum(q * r - gap, axis=-1), jnp.sum(gap - p * r, axis=-1), q

@@ -1,4 +1,4 @@
-"""What a label, hard or soft, says of values per class."""
+"""Values per class at a label, hard or soft."""
 import jax
 from jax import numpy as jnp
 
@@ -6,7 +6,7 @@ from kt_jax import core
 
 
 def is_true(fn: str, values: jax.Array, labels: jax.Array) -> jax.Array:
-  """Which class is the true one.
+  """One-hot mask of the true class.
 
   Args:
     fn: name of the caller, for the message.
@@ -46,8 +46,8 @@ def expected(fn: str, values: jax.Array, labels: jax.Array) -> jax.Array:
   """
   if jnp.issubdtype(labels.dtype, jnp.integer):
     true = is_true(fn, values, labels)
-    known = jnp.any(true, axis=-1)
-    return jnp.where(known, jnp.sum(values, axis=-1, where=true), jnp.nan)
+    in_range = jnp.any(true, axis=-1)
+    return jnp.where(in_range, jnp.sum(values, axis=-1, where=true), jnp.nan)
   if not jnp.issubdtype(labels.dtype, jnp.floating):
     raise ValueError(f'{fn}: labels must be integer class ids or floating '
                      f'probabilities; got {labels.dtype}.')

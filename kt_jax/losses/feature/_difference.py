@@ -1,4 +1,4 @@
-"""What is between two vectors of length one."""
+"""Difference of two vectors of length one."""
 import jax
 from jax import numpy as jnp
 
@@ -6,8 +6,8 @@ from jax import numpy as jnp
 def difference(x: jax.Array, y: jax.Array) -> jax.Array:
   """`x - y`; entries equal up to rounding give 0 with gradient 0.
 
-  Two vectors brought to length one round differently. Where a norm has a kink
-  that alone would be a gradient of full size.
+  Two vectors of length one round differently. Where a norm has a kink, that
+  alone would give a gradient of full size.
   """
   tolerance = 8 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(x), jnp.abs(y))
   gap = x - y

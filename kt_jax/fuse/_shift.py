@@ -1,4 +1,4 @@
-"""What tuning did to small models, as log-probabilities."""
+"""Shifts of log-probabilities by tuning."""
 import jax
 from jax import numpy as jnp
 
@@ -15,7 +15,7 @@ def shift(
 
   Both are over the words that expert and anti-expert have; a word that either
   masks by a logit of -inf has shift 0. Log-probabilities, not logits: where
-  some words are left alone, constants of the others would not cancel.
+  some words are not shifted, constants of the others would not cancel.
 
   Args:
     fn: name of the caller, for the message.
@@ -24,13 +24,13 @@ def shift(
     anti_expert_logits: `[..., V]` or as the expert's.
 
   Returns:
-    The shift `[T, ..., V]`, bool `[T, ..., V]` where the expert alone masks a
+    The shift `[T, ..., V]`, bool `[T, ..., V]` where only the expert masks a
     word, and log p_anti `[T, ..., V]`; T = 1 if there is one expert.
 
   Raises:
-    UserError: shapes that do not go together.
+    UserError: shapes that do not agree.
   """
-  check(fn, base_logits, expert_logits, anti_expert_logits)
+  _check(fn, base_logits, expert_logits, anti_expert_logits)
   lead = lambda z: core.to_float(z.reshape((-1,) + base_logits.shape))
   expert, anti = jnp.broadcast_arrays(*map(lead, (
       expert_logits, anti_expert_logits)))
@@ -41,8 +41,7 @@ def shift(
   return delta, masked & ~jnp.isneginf(anti), log_a
 
 
-def check(fn: str, base: jax.Array, expert: jax.Array, anti: jax.Array) -> None:
-  """Refuses shapes that do not go together."""
+def _check(fn, base, expert, anti):
   if base.ndim < 1:
     raise core.UserError(f'{fn}: base_logits must be [..., V], got a scalar.')
   for name, z in (('expert_logits', expert), ('anti_expert_logits', anti)):

@@ -11,11 +11,11 @@ def temper(fn: str, temperature: float | jax.Array,
 
   Args:
     fn: name of the caller, for the message.
-    temperature: > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: > 0, a scalar or one per example, `[...]`; possibly traced.
     *logits: of one shape.
 
   Raises:
-    ValueError: a temperature of 0 or less (where known), or another shape.
+    ValueError: a temperature of 0 or less (unless traced), or another shape.
   """
   core.check_positive(fn, temperature=temperature)
   lead = logits[0].shape[:-1]

@@ -1,16 +1,45 @@
-"""The layers that a loss compares, checked at the door."""
+"""Layers of two networks in pairs, with argument validation."""
+from collections.abc import Iterable
+import functools
+
 import jax
 
 from kt_jax import core
-from kt_jax.losses.feature.resize import common_grid
+from kt_jax.losses.feature._resize import common_grid
 
 
 def as_list(features) -> list[jax.Array]:
-  """One array is a list of one."""
+  """List of layers; one array is a list of one."""
   return list(features) if isinstance(features, (list, tuple)) else [features]
 
 
-def pairs(
+def zip_layers(fn: str, student_features, teacher_features
+               ) -> list[tuple[jax.Array, jax.Array]]:
+  """`(student, teacher)` of every layer.
+
+  Args:
+    fn: name of the loss, for the message.
+    student_features: array, or a list of them.
+    teacher_features: array, or a list as long.
+
+  Raises:
+    ValueError: no layer, or not as many in both.
+  """
+  student, teacher = as_list(student_features), as_list(teacher_features)
+  if len(student) != len(teacher) or not student:
+    raise ValueError(
+        f'{fn}: student_features has {len(student)} layers, teacher_features '
+        f'{len(teacher)}; both must have the same number, at least 1.')
+  return list(zip(student, teacher))
+
+
+def add_layers(costs: Iterable[jax.Array],
+               decay: float | jax.Array = 1.0) -> jax.Array:
+  """Sum over layers, each weighted by `decay` times the weight of the next."""
+  return functools.reduce(lambda total, cost: decay * total + cost, costs)
+
+
+def matched_layers(
     fn: str,
     student_features,
     teacher_features,
@@ -19,7 +48,7 @@ def pairs(
     grid: bool = True,
     channels: bool = True,
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """`(student, teacher)` of every layer, in at least float32.
+  """`(student, teacher)` of every layer, comparable and in at least float32.
 
   Args:
     fn: name of the loss, for the message.
@@ -33,13 +62,9 @@ def pairs(
   Raises:
     ValueError: names the shapes that cannot be compared.
   """
-  student, teacher = as_list(student_features), as_list(teacher_features)
-  if len(student) != len(teacher) or not student:
-    raise ValueError(
-        f'{fn}: student_features has {len(student)} layers, teacher_features '
-        f'{len(teacher)}; they must be as many, at least 1.')
   out = []
-  for i, (s, t) in enumerate(zip(student, teacher)):
+  layers = zip_layers(fn, student_features, teacher_features)
+  for i, (s, t) in enumerate(layers):
     bad = (min(s.ndim, t.ndim) < least or s.ndim != t.ndim
            or s.shape[0] != t.shape[0]
            or channels and s.shape[-1] != t.shape[-1]

@@ -21,8 +21,8 @@ def standardized(x: jax.Array, axis: int,
   size = jnp.sum(jnp.broadcast_to(where, x.shape), axis, keepdims=True,
                  dtype=x.dtype)
   mean = lambda v: jnp.sum(v, axis, keepdims=True) / jnp.maximum(size, 1)
-  centred = jnp.where(where, x - mean(x), 0)
-  variance = mean(jnp.square(centred))
+  centered = jnp.where(where, x - mean(x), 0)
+  variance = mean(jnp.square(centered))
   rounding = 16 * jnp.finfo(x.dtype).eps
   flat = variance <= rounding**2 * mean(jnp.square(x))
-  return jnp.where(flat, 0, centred / jnp.sqrt(jnp.where(flat, 1, variance)))
+  return jnp.where(flat, 0, centered / jnp.sqrt(jnp.where(flat, 1, variance)))

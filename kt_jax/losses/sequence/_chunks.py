@@ -1,8 +1,7 @@
 """Tokens in chunks, and chunks in blocks.
 
-What is in step i of n are the tokens i modulo n: an axis of tokens that is
-sharded then leaves part of each step on every device, where consecutive tokens
-would leave it on one.
+Step i of n has the tokens i modulo n: if the axis of tokens is sharded, every
+device has a part of each step, where consecutive tokens would be on one.
 """
 import math
 
@@ -30,13 +29,13 @@ def chunked(x: jax.Array, valid: jax.Array, chunk: int, block: int
 def in_blocks(fn, z: jax.Array, row, block: int):
   """`(sum of fn(z, row), its gradient by z)`, a block of a chunk at a time.
 
-  What fn makes on its way stays in fast memory. The gradient takes z's place.
+  Intermediate values of fn stay in fast memory. The gradient takes z's place.
 
   Args:
     fn: `(z [n, V], row) -> scalar`, a sum over n.
     z: `[chunk, V]`.
     row: arrays `[chunk, ...]`.
-    block: about n.
+    block: about n, rows at a time.
   """
   return _loop(jax.value_and_grad(fn), z, row, block)
 

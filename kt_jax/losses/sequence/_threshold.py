@@ -7,15 +7,15 @@ from jax import numpy as jnp
 
 def at_least(x: jax.Array, enough: Callable[[jax.Array], jax.Array]
              ) -> tuple[jax.Array, jax.Array]:
-  """`x >= t` and `x > t` for the largest t of which that is enough.
+  """`x >= t` and `x > t` for the largest t at which the first is enough.
 
-  Bisects the bits of t: as many passes over `x` as a float has bits, of which
-  each is a sum. A sort of a vocabulary takes longer, and would gather it.
+  Bisects the bits of t: one pass over `x` per bit of a float, each a sum.
+  Sorting a vocabulary takes longer, and would gather it.
 
   Args:
     x: `[..., V]` floats, without gradient.
-    enough: `[..., V]` bool, which classes are kept -> `[...]` bool; true where
-      it is true of fewer. Taken to be true of all.
+    enough: `[..., V]` bool mask of classes -> `[...]` bool, monotone: true of a
+      mask if true of a part of it. Assumed to be true of all classes.
 
   Returns:
     Two `[..., V]` bools.
@@ -27,8 +27,7 @@ def at_least(x: jax.Array, enough: Callable[[jax.Array], jax.Array]
   order = jnp.where(bits < 0, bits ^ jnp.iinfo(kind).max, bits)
   def step(i, t):
     above = t + (jnp.ones((), kind) << (size - 1 - i).astype(kind))  # may wrap
-    kept = enough(order >= above[..., None])
-    return jnp.where(kept, above, t)
+    return jnp.where(enough(order >= above[..., None]), above, t)
   start = jnp.full_like(order[..., 0], jnp.iinfo(kind).min)
   t = jax.lax.fori_loop(0, size, step, start)[..., None]
   return order >= t, order > t
