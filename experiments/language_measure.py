@@ -50,7 +50,7 @@ class Generator:
   """Answers to the prompts of rows, by a compiled `models.generate`."""
 
   def __init__(self, nets, tokenizer, *, prompt: int, length: int,
-               choose: models.Choose | None = None, batch_size: int = 64,
+               choose: models.SampleFn | None = None, batch_size: int = 64,
                bits: int = 0):
     self._prompt, self._batch_size = prompt, batch_size
     self._tokenizer = tokenizer
@@ -58,7 +58,7 @@ class Generator:
 
     @jax.jit
     def generate(arrays, tokens, segments, key):
-      members = [models.Member(net, train.quantize(params, bits), stats)
+      members = [models.DecodeModel(net, train.quantize(params, bits), stats)
                  for net, (params, stats) in zip(nets, arrays)]
       return models.generate(
           members, tokens[:, :prompt], where=segments[:, :prompt] > 0,

@@ -14,7 +14,6 @@ from kt_jax import core
 from kt_jax import merge
 from kt_jax import models
 from kt_jax import procedures
-from kt_jax.models.intercept import intercept
 
 SEARCH = dict(search=OneOf(('cma_es', 'random_search')), evaluations=300,
               sigma=1 / 6, population=0, bounds=(), at_once=1)
@@ -153,7 +152,7 @@ def _flow(net, depth, count, repeats, scaled):
       del module, call
       return space(rest).apply(genome, stacked, h) if path == 'blocks/0' else h
     def run(model):
-      with intercept(model, (type(model.blocks[0]),), handler):
+      with models.intercept(model, (type(model.blocks[0]),), handler):
         return model(x)
     return models.call(net, rest, {}, run)[0]
   return space({}), forward

@@ -13,7 +13,7 @@ from kt_jax import train
 
 
 def _tasks(c):
-  c.pretrain.model = dict(name='experiments.merge_net:ResidualMlp',
+  c.pretrain.model = dict(name='residual_mlp',
                           kw=dict(width=8, depth=2))
   for name, angle in (('one', 0.0), ('two', 90.0)):
     c.tasks[name] = dict(data=dict(rotation=angle))

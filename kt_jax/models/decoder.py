@@ -11,8 +11,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.models import decoder_block as block_lib
-from kt_jax.models import rotary
+from kt_jax.models import _decoder_block as block_lib
+from kt_jax.models import _rotary as rotary
 
 # Rules for `config.sharding` on a (data, model) mesh.
 SHARDING = (

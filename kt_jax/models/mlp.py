@@ -3,7 +3,7 @@ import math
 
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class Block(nnx.Module):

@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018), for 224x224 and for 32x32."""
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 # Expansion, channels, blocks and stride of each stage: the paper's table 2.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),

@@ -12,12 +12,13 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.models import groups
+from kt_jax.models import _groups as groups
 from kt_jax.models import net as net_lib
 from kt_jax.models.convnet import ConvNet
 from kt_jax.models.mixer import Mixer
 from kt_jax.models.mlp import Mlp
 from kt_jax.models.mobilenet_v2 import MobileNetV2
+from kt_jax.models.residual_mlp import ResidualMlp
 from kt_jax.models.resnet import ResNet
 from kt_jax.models.resnet_cifar import ResNetCifar
 from kt_jax.models.vgg import Vgg
@@ -64,6 +65,20 @@ def _mlp(to, model):
     inputs, units = units, groups.Group(f'blocks/{i}')
     to.linear(f'blocks/{i}/linear', block.linear, inputs, units)
   to.linear('head', model.head, units, groups.CLASSES)
+
+
+def _residual_mlp(to, model):
+  stream = groups.Group('stem')
+  to.linear('stem', model.stem, groups.PIXELS, stream)
+  for i, block in enumerate(model.blocks):
+    path = f'blocks/{i}'
+    hidden = groups.Group(f'{path}/up')
+    to.norm(f'{path}/norm', block.norm, stream)
+    to.linear(f'{path}/up', block.up, stream, hidden)
+    to.linear(f'{path}/down', block.down, hidden, stream)
+    stream.name = path
+  to.norm('norm', model.norm, stream)
+  to.linear('head', model.head, stream, groups.CLASSES)
 
 
 def _convnet(to, model):
@@ -183,9 +198,9 @@ def _mixer(to, model):
 
 
 _FAMILIES: dict[type, Callable] = {
-    Mlp: _mlp, ConvNet: _convnet, Vgg: _vgg, ResNetCifar: _resnet_cifar,
-    ResNet: _resnet, Wrn: _wrn, MobileNetV2: _mobilenet_v2, Vit: _vit,
-    Mixer: _mixer}
+    Mlp: _mlp, ResidualMlp: _residual_mlp, ConvNet: _convnet, Vgg: _vgg,
+    ResNetCifar: _resnet_cifar, ResNet: _resnet, Wrn: _wrn,
+    MobileNetV2: _mobilenet_v2, Vit: _vit, Mixer: _mixer}
 
 
 def _trace(net: net_lib.Net):

@@ -17,9 +17,9 @@ import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.models import hf
-from kt_jax.models import hf_decoder
-from kt_jax.models import hf_names
+from kt_jax.models import _hf as hf
+from kt_jax.models import _hf_decoder as hf_decoder
+from kt_jax.models import _hf_names as hf_names
 from kt_jax.models import net as net_lib
 from kt_jax.models.decoder import Decoder
 

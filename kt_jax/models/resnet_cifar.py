@@ -6,7 +6,7 @@ option B), as in the distillation literature, whose parameter counts these have.
 """
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class Block(nnx.Module):

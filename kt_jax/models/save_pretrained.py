@@ -9,8 +9,8 @@ import numpy as np
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax.checkpoint import place as place_lib
-from kt_jax.models import hf_decoder
-from kt_jax.models import hf_names
+from kt_jax.models import _hf_decoder as hf_decoder
+from kt_jax.models import _hf_names as hf_names
 from kt_jax.models import net as net_lib
 from kt_jax.models.decoder import Decoder
 from kt_jax.models.decoder_settings import decoder_settings

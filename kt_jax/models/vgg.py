@@ -7,7 +7,7 @@ BatchNorm behind them undoes these: the published parameter counts have them.
 """
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class Stage(nnx.Module):

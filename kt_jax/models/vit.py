@@ -6,7 +6,7 @@ Axes: B images, T tokens, H heads, W width.
 from flax import nnx
 from jax import numpy as jnp
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 _normal = nnx.initializers.truncated_normal(0.02)
 

@@ -2,8 +2,8 @@
 from flax import nnx
 import jax
 
-from kt_jax.modules.pooled import pooled
-from kt_jax.modules.pooled import single
+from kt_jax.modules._pooled import pooled
+from kt_jax.modules._pooled import single
 
 
 class AspectHead(nnx.Module):

@@ -5,8 +5,8 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.modules.pooled import single
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import single
+from kt_jax.modules._pooled import valid
 
 
 class EmbeddingHead(nnx.Module):

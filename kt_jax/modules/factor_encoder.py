@@ -5,10 +5,10 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.modules.block import Block
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.pooled import single
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._block import Block
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._pooled import single
+from kt_jax.modules._pooled import valid
 
 
 class FactorEncoder(nnx.Module):

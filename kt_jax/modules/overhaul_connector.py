@@ -5,9 +5,9 @@ from jax import numpy as jnp
 
 from kt_jax import core
 from kt_jax.losses.feature.layers import as_list
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.block import like
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._block import like
+from kt_jax.modules._pooled import valid
 from kt_jax.modules.projector import Projector
 
 

@@ -5,9 +5,9 @@ import jax
 from kt_jax import core
 from kt_jax.losses.feature.layers import as_list
 from kt_jax.losses.feature.resize import adaptive_pool
-from kt_jax.modules.block import Block
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.block import like
+from kt_jax.modules._block import Block
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._block import like
 
 
 class Projector(nnx.Module):

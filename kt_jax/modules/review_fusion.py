@@ -6,9 +6,9 @@ import numpy as np
 
 from kt_jax import core
 from kt_jax.losses.feature.layers import as_list
-from kt_jax.modules.block import Block
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.block import like
+from kt_jax.modules._block import Block
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._block import like
 
 # What PyTorch starts from: kaiming_uniform_ with a=1, and its default.
 _uniform = nnx.initializers.lecun_uniform()

@@ -6,7 +6,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import valid
 
 
 class SampleRatio(nnx.Module):

@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from kt_jax import core
 from kt_jax.losses.response.labels import expected
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import valid
 
 HOW = ('fixed', 'learned', 'confidence', 'best')
 

@@ -3,8 +3,8 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.modules.pooled import pooled
-from kt_jax.modules.pooled import single
+from kt_jax.modules._pooled import pooled
+from kt_jax.modules._pooled import single
 
 
 class WeakHead(nnx.Module):

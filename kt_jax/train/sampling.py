@@ -47,7 +47,7 @@ def make_sample(stage: stages.Stage, sampling, *, prompt: int, stop: int,
   def draw(params, stats, pool, key, shared):
     data = pool[language.DATA]
     found = shared.frozen['networks']
-    member = lambda name, params, stats: models.Member(
+    member = lambda name, params, stats: models.DecodeModel(
         stage.networks[name].net, narrow(params), stats)
     own = language.quantize(stages.part(params, stages.STUDENT),
                             stage.networks[stages.STUDENT].bits)
@@ -104,10 +104,10 @@ def _speculative(sampling):
   def choose(logits, key):
     student, teacher = logits
     mine, theirs = jax.random.split(key)
-    token = models.draw(student, mine, **_settings(sampling))
+    token = models.sample_token(student, mine, **_settings(sampling))
     better = (teacher > jnp.take_along_axis(teacher, token[:, None], 1)).sum(1)
     accepted = better < sampling.accept
-    other = models.draw(teacher, theirs,
+    other = models.sample_token(teacher, theirs,
                         temperature=sampling.teacher_temperature,
                         top_p=sampling.teacher_top_p)
     return jnp.where(accepted, token, other), dict(accepted=accepted)

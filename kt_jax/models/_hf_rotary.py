@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from kt_jax import core
-from kt_jax.models import hf
+from kt_jax.models import _hf as hf
 
 # Setting of ours -> key of theirs, by scaling.
 _KEYS = {

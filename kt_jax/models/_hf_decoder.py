@@ -4,8 +4,8 @@ import math
 from typing import Any, NamedTuple
 
 from kt_jax import core
-from kt_jax.models import hf
-from kt_jax.models import hf_rotary
+from kt_jax.models import _hf as hf
+from kt_jax.models import _hf_rotary as hf_rotary
 
 _MOST = 2 ** 24  # tokens and positions
 _ACTIVATIONS = dict(

@@ -3,7 +3,7 @@ from flax import nnx
 from jax import numpy as jnp
 
 from kt_jax.losses.feature.layers import as_list
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import valid
 
 # He et al. 2015, over the fan-out: what connectors of public code start from.
 he_normal = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')

@@ -8,8 +8,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.models import layers
-from kt_jax.models import rotary
+from kt_jax.models import _layers as layers
+from kt_jax.models import _rotary as rotary
 
 normal = nnx.initializers.normal(0.02)
 
