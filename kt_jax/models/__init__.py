@@ -75,7 +75,7 @@ from kt_jax.models.wrn import wrn_40_2 as wrn_40_2
 
 
 def builder(name, *, classes, input_shape, seed=0, **kw):
-  """`build()` for `init` and `abstract`: the model `name`, seeded.
+  """`build()` for `init` and `abstract`: makes the model `name`.
 
   Args:
     name: a constructor of this package, or `module:function` of the same form:
@@ -83,7 +83,7 @@ def builder(name, *, classes, input_shape, seed=0, **kw):
     classes: number of logits.
     input_shape: `(H, W, C)`.
     seed: of the initial parameters.
-    **kw: sizes.
+    **kw: sizes, the keyword arguments of the constructor.
 
   Raises:
     UserError: no such model or size.

@@ -1,4 +1,4 @@
-"""A multilayer perceptron whose blocks can be tapped."""
+"""A multilayer perceptron."""
 import math
 
 from flax import nnx
