@@ -1,4 +1,4 @@
-"""Extra outputs of the student, for what is asked beside the class."""
+"""Extra outputs of the student for questions beside the class."""
 from flax import nnx
 import jax
 
