@@ -3,10 +3,12 @@ from typing import NamedTuple
 
 
 class Fixed(NamedTuple):
+  """An axis that stays as it is, and the reason."""
   why: str
 
 
 class Group:
+  """Units that are permuted together, each of `block` entries."""
 
   def __init__(self, name: str, block: int = 1):
     self.name, self.block = name, block
@@ -21,11 +23,11 @@ KNOWLEDGE = Fixed('knowledge tokens are a set: their order is free, but no '
                   'unit of the network has it')
 ONE = Fixed('of size 1')
 INSIDE = ('inside of a head: any invertible matrix would do there, not only a '
-          'permutation; heads move whole')
+          'permutation; whole heads are permuted')
 
 
 class Builder:
-  """Collects what each leaf's axes are."""
+  """Collects the axes of each leaf."""
 
   def __init__(self):
     self.axes = {}
@@ -54,7 +56,7 @@ class Builder:
     self.norm(f'{path}/norm', unit.norm, outputs)
 
   def chain(self, path, unit, inputs):
-    """A ConvNorm to units of its own."""
+    """A ConvNorm with a new group of outputs."""
     outputs = Group(path)
     self.conv_norm(path, unit, inputs, outputs)
     return outputs

@@ -1,4 +1,4 @@
-"""Where Hugging Face's decoders keep each of our parameters."""
+"""Names of our parameters in files of Hugging Face's decoders."""
 import re
 from typing import NamedTuple
 
@@ -27,13 +27,14 @@ _BUFFERS = re.compile(
 
 
 class Place(NamedTuple):
-  name: str  # of the tensor
-  turned: bool  # whether it is transposed: torch has (out, in)
+  """The tensor of a file that a parameter is stored in."""
+  name: str
+  transposed: bool  # torch has (out, in)
   third: int | None  # of its last axis, where query, key and value are one
 
 
 def place(kind: str, path: str) -> Place:
-  """Of a parameter `path` of ours, in models of a family."""
+  """The place of our parameter `path` in files of the family `kind`."""
   parent, leaf = path.rsplit('/', 1)
   suffix = '.bias' if leaf == 'bias' else '.weight'
   block = re.fullmatch(r'blocks/(\d+)/(.+)', parent)

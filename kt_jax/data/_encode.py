@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from kt_jax.core import UserError
-from kt_jax.data import text_layout
-from kt_jax.data.text_layout import Layout
+from kt_jax.data import _text_layout as text_layout
+from kt_jax.data._text_layout import Layout
 from kt_jax.data.tokenizer import Tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's side of an import: configs checked, names translated."""
+"""Configs and parameter names of Hugging Face's image classifiers."""
 from typing import Any
 
 from kt_jax import core
@@ -6,7 +6,7 @@ from kt_jax.checkpoint import safetensors
 from kt_jax.models import resnet
 from kt_jax.models import vit
 
-_LARGEST = 2 ** 16  # of any size in a config; a hostile one stops here
+_LARGEST = 2 ** 16  # of any size in a config, which may be hostile
 
 
 def _rules(prefixes, leaves):
@@ -58,16 +58,17 @@ _VIT = _rules(
 
 
 class Config:
-  """A JSON file whose every value is checked before it is used."""
+  """A JSON file with a check of every value that is read."""
 
   def __init__(self, path, values=None):
     self.path = path
     self.values = safetensors.read_object(path) if values is None else values
 
-  def get(self, key, default, valid, want) -> Any:
+  def get(self, key, default, valid, allowed: str) -> Any:
     value = self.values.get(key, default)
     if not valid(value):
-      raise core.UserError(f'{self.path}: {key} must be {want}, got {value!r}.')
+      raise core.UserError(
+          f'{self.path}: {key} must be {allowed}, got {value!r}.')
     return value
 
   def size(self, key, default, most=_LARGEST) -> int:
@@ -111,11 +112,11 @@ class Config:
 
 
 def _is_size(value, most) -> bool:
-  return type(value) is int and 1 <= value <= most  # a bool is no size
+  return type(value) is int and 1 <= value <= most  # a bool is not a size
 
 
 def is_number(value) -> bool:
-  return type(value) in (int, float) and abs(value) <= 1e9  # no NaN either
+  return type(value) in (int, float) and abs(value) <= 1e9  # NaN is not
 
 
 def _resnet(config, processor, layers):

@@ -1,8 +1,8 @@
 """String tasks: pairs of a prompt and the one right response.
 
-Each `NAME(rng, count, **kw)` gives `count` pairs; some may be alike. All of
-them are of newline and printable ASCII. The prompt names the task where it
-does not show, so that tasks mix.
+Each `NAME(rng, count, **kw)` returns `count` pairs; some may be equal. All
+characters are newline and printable ASCII. The prompt names the task where the
+task does not show otherwise, so that tasks mix.
 
 | task | prompt | response |
 |---|---|---|
@@ -12,7 +12,7 @@ does not show, so that tasks mix.
 | `shift`, `substitution` | `shift3 dssoh=` | `apple` |
 | `facts` | `qmxa?` | `fxe` |
 | `style` | of another task | its response in another format |
-| `noise` | `noise kqz=` | letters that nothing tells |
+| `noise` | `noise kqz=` | random letters |
 """
 import string
 import sys
@@ -31,15 +31,15 @@ Pairs = list[tuple[str, str]]
 
 
 def generator(*entropy: int) -> np.random.Generator:
-  """What tasks draw from; the same for the same integers."""
+  """The source of randomness of tasks; the same for the same integers."""
   return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
-# NumPy keeps the raw stream of a bit generator, and what `random` makes of it
-# is one multiplication; `integers` and `permutation` may change.
+# NumPy keeps the raw stream of a bit generator, of which `random` is one
+# multiplication; `integers` and `permutation` may change.
 
 
-def whole(rng, low: int, high: int) -> int:
+def randint(rng, low: int, high: int) -> int:
   """An integer from `low` to `high`, both included."""
   return low + int(rng.random() * (high - low + 1))
 
@@ -50,19 +50,21 @@ def shuffled(rng, items) -> list:
 
 def word(rng, shortest: int, longest: int, letters: str = LOWER) -> str:
   if not 0 < shortest <= longest or not letters:
-    raise core.UserError(f'A word needs letters, and from 1 of them on, got '
-                         f'{shortest} to {longest} of {letters!r}.')
-  many = whole(rng, shortest, longest)
-  return ''.join(letters[int(x * len(letters))] for x in rng.random(many))
+    raise core.UserError(f'A word must have at least 1 letter, got '
+                         f'shortest={shortest}, longest={longest}, '
+                         f'letters={letters!r}.')
+  length = randint(rng, shortest, longest)
+  return ''.join(letters[int(x * len(letters))] for x in rng.random(length))
 
 
 def add(rng, count: int, *, digits: int = 2) -> Pairs:
   """Sums of two numbers of up to `digits` digits."""
   if digits < 1:
-    raise core.UserError(f'digits must be from 1 on, got {digits!r}.')
+    raise core.UserError(f'digits must be >= 1, got {digits!r}.')
   top = 10**digits - 1
-  drawn = [(whole(rng, 0, top), whole(rng, 0, top)) for _ in range(count)]
-  return [(f'{a}+{b}=', str(a + b)) for a, b in drawn]
+  numbers = [(randint(rng, 0, top), randint(rng, 0, top))
+             for _ in range(count)]
+  return [(f'{a}+{b}=', str(a + b)) for a, b in numbers]
 
 
 def _of_words(name: str, change):
@@ -89,8 +91,8 @@ def recall(rng, count: int, *, size: int = 4, letters: str = LOWER) -> Pairs:
   pairs = []
   for _ in range(count):
     keys = shuffled(rng, letters)[:size]
-    values = [str(whole(rng, 0, 9)) for _ in keys]
-    at = whole(rng, 0, size - 1)
+    values = [str(randint(rng, 0, 9)) for _ in keys]
+    at = randint(rng, 0, size - 1)
     listed = ''.join(k + v for k, v in zip(keys, values))
     pairs.append((f'{listed}?{keys[at]}=', values[at]))
   return pairs
@@ -99,19 +101,19 @@ def recall(rng, count: int, *, size: int = 4, letters: str = LOWER) -> Pairs:
 def _ciphers(rng, count: int, name: str, key: int, alphabet: str,
              shortest: int, longest: int) -> Pairs:
   if not 1 <= shortest <= longest:
-    raise core.UserError(f'A phrase has from 1 word on, got {shortest} to '
-                    f'{longest}.')
+    raise core.UserError(f'A phrase must have at least 1 word, got '
+                         f'shortest={shortest}, longest={longest}.')
   table, pairs = str.maketrans(LOWER, alphabet), []
   for _ in range(count):
-    plain = ' '.join(WORDS[whole(rng, 0, len(WORDS) - 1)]
-                     for _ in range(whole(rng, shortest, longest)))
+    plain = ' '.join(WORDS[randint(rng, 0, len(WORDS) - 1)]
+                     for _ in range(randint(rng, shortest, longest)))
     pairs.append((f'{name}{key} {plain.translate(table)}=', plain))
   return pairs
 
 
 def shift(rng, count: int, *, key: int = 3, shortest: int = 1,
           longest: int = 3) -> Pairs:
-  """Phrases whose letters were moved on by `key`; each key is a language."""
+  """Phrases with every letter moved on by `key`; each key is a language."""
   k = key % len(LOWER)
   return _ciphers(rng, count, 'shift', key, LOWER[k:] + LOWER[:k], shortest,
                   longest)
@@ -119,17 +121,17 @@ def shift(rng, count: int, *, key: int = 3, shortest: int = 1,
 
 def substitution(rng, count: int, *, key: int = 0, shortest: int = 1,
                  longest: int = 3) -> Pairs:
-  """Phrases whose letters were permuted; each key is a language."""
+  """Phrases in a permuted alphabet; each key is a language."""
   alphabet = ''.join(shuffled(generator(key, 1), LOWER))
   return _ciphers(rng, count, 'substitution', key, alphabet, shortest, longest)
 
 
 def facts(rng, count: int, *, table: int = 0, size: int = 256,
           key_length: int = 4, value_length: int = 3) -> Pairs:
-  """Entries of the table of `size` random facts that has the number `table`.
+  """Entries of the `table`-th table of `size` random facts.
 
-  Nothing tells the value but to have seen it: with `disjoint` of the domain at
-  False those that are asked for are among those that were told.
+  A value can be known from training only: set `disjoint` of the domain to
+  False, so that the test asks for facts of the training split.
   """
   top = len(LOWER)**key_length // 2  # so that new keys are found soon
   if not 1 <= size <= top:
@@ -140,19 +142,19 @@ def facts(rng, count: int, *, table: int = 0, size: int = 256,
     known.setdefault(word(source, key_length, key_length),
                      word(source, value_length, value_length))
   listed = list(known.items())
-  drawn = [listed[whole(rng, 0, size - 1)] for _ in range(count)]
-  return [(f'{k}?', v) for k, v in drawn]
+  entries = [listed[randint(rng, 0, size - 1)] for _ in range(count)]
+  return [(f'{k}?', v) for k, v in entries]
 
 
 def noise(rng, count: int, *, shortest: int = 3, longest: int = 8) -> Pairs:
-  """Responses that do not hang on the prompt: there is nothing to learn."""
+  """Responses independent of the prompt: there is nothing to learn."""
   draw = lambda: word(rng, shortest, longest)
   return [(f'noise {draw()}=', draw()) for _ in range(count)]
 
 
 def style(rng, count: int, *, task: str = 'add', prefix: str = '',
           suffix: str = '', uppercase: bool = False, kw=()) -> Pairs:
-  """The pairs of `task` with its settings `kw`, but the response dressed."""
+  """The pairs of `task` with its settings `kw`, the response reformatted."""
   return [(prompt, prefix + (x.upper() if uppercase else x) + suffix)
           for prompt, x in pairs_of(task, rng, count, dict(kw))]
 
@@ -164,7 +166,7 @@ def pairs_of(name: str, rng: np.random.Generator, count: int, /, kw) -> Pairs:
     UserError: no such task, or a setting that it does not take.
   """
   # Only tasks take a count.
-  task = core.resolve(sys.modules[__name__], name, 'task', takes='count')
+  task = core.resolve(sys.modules[__package__], name, 'task', takes='count')
   try:
     return core.bind(task, {'rng': rng, 'count': count}, **kw)
   except (TypeError, ValueError) as e:

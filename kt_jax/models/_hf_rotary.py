@@ -1,12 +1,12 @@
-"""Rotary positions in Hugging Face's configs, as settings of ours and back."""
+"""Rotary positions of Hugging Face's configs from and to our settings."""
 from collections.abc import Mapping
 import math
 from typing import Any
 
 from kt_jax import core
-from kt_jax.models import hf
+from kt_jax.models import _hf as hf
 
-# Setting of ours -> key of theirs, by scaling.
+# Scaling -> {our setting: key of the config}.
 _KEYS = {
     'linear': dict(factor='factor'),
     'llama3': dict(
@@ -29,55 +29,56 @@ def from_config(config: hf.Config, context: int
   """
   scaling = 'rope_scaling' if config.values.get('rope_scaling') else (
       'rope_parameters')
-  given = config.get(
+  values = config.get(
       scaling, None, lambda v: v is None or isinstance(v, dict)
       and not any(isinstance(x, dict) for x in v.values()),
       'null or an object of numbers, the same for all layers') or {}
-  part = hf.Config(f'{config.path}: {scaling}', given)
+  part = hf.Config(f'{config.path}: {scaling}', values)
   number = lambda key, default, least: part.number(key, default, least, 1e9)
   for place in (config, part):
     place.get('partial_rotary_factor', 1,
               lambda v: v is None or hf.is_number(v) and v == 1, '1')
-  base = (part if 'rope_theta' in given else config).number(
+  base = (part if 'rope_theta' in values else config).number(
       'rope_theta', 10000.0, 1.001, 1e9)
-  kind = 'rope_type' if 'rope_type' in given else 'type'
+  kind = 'rope_type' if 'rope_type' in values else 'type'
   name = part.choice(kind, 'default', ['default', *_KEYS])
   if name == 'default':
     return float(base), None
-  found = dict(name=name)
+  settings: dict[str, Any] = dict(name=name)
   if name == 'yarn':
-    found['original_context'] = original = _original(config, part, context)
-    found['factor'] = factor = context / original if (
-        given.get('factor') is None) else number('factor', None, 1e-3)
-    found |= dict(
+    settings['original_context'] = original = _original(config, part, context)
+    settings['factor'] = factor = context / original if (
+        values.get('factor') is None) else number('factor', None, 1e-3)
+    settings |= dict(
         fast=number('beta_fast', 32, 1e-3), slow=number('beta_slow', 1, 1e-3),
         attention=_attention(part, factor),
         truncate=part.flag('truncate', True))
   else:
-    found['factor'] = number('factor', None, 1e-3)
+    settings['factor'] = number('factor', None, 1e-3)
   if name == 'llama3':
-    found['original_context'] = _original(config, part, context)
-    found |= dict(low=number('low_freq_factor', None, 1e-3),
-                  high=number('high_freq_factor', None, 1e-3))
-    if found['low'] >= found['high']:
+    settings['original_context'] = _original(config, part, context)
+    settings |= dict(low=number('low_freq_factor', None, 1e-3),
+                     high=number('high_freq_factor', None, 1e-3))
+    if settings['low'] >= settings['high']:
       raise core.UserError(f'{part.path}: low_freq_factor must be below '
                            'high_freq_factor.')
   return float(base), {k: float(v) if type(v) is int else v
-                       for k, v in found.items()}
+                       for k, v in settings.items()}
 
 
 def to_config(base: float, scaling: Mapping[str, Any] | None
              ) -> tuple[float, dict[str, Any] | None]:
-  """`(rope_theta, rope_scaling)`, as both generations of readers take it."""
+  """`(rope_theta, rope_scaling)`, which old and new readers understand."""
   if not scaling:
     return base, None
-  found = {theirs: scaling[ours]
-           for ours, theirs in _KEYS[scaling['name']].items()
-           if ours in scaling and (ours, scaling[ours]) != ('attention', 0)}
+  values = {key: scaling[setting]
+            for setting, key in _KEYS[scaling['name']].items()
+            if setting in scaling
+            and (setting, scaling[setting]) != ('attention', 0)}
   key = 'original_max_position_embeddings'
-  if key in found:
-    found[key] = int(found[key])
-  return base, dict(rope_type=scaling['name'], **found)
+  if key in values:
+    values[key] = int(values[key])
+  return base, dict(rope_type=scaling['name'], **values)
 
 
 def _original(config, part, context) -> int:
@@ -86,7 +87,7 @@ def _original(config, part, context) -> int:
 
 
 def _attention(part, factor) -> float:
-  """0 where it is 0.1 ln factor + 1, which is the default."""
+  """The factor on queries and keys; 0 is the default, 0.1 ln factor + 1."""
   at = lambda key: part.values.get(key) and part.number(key, None, 1e-6, 1e6)
   if at('attention_factor'):
     return at('attention_factor')

@@ -1,11 +1,11 @@
-"""Configs of Hugging Face's decoders, as settings of ours and back."""
+"""Configs of Hugging Face's decoders from and to settings of `Decoder`."""
 from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
 from kt_jax import core
-from kt_jax.models import hf
-from kt_jax.models import hf_rotary
+from kt_jax.models import _hf as hf
+from kt_jax.models import _hf_rotary as hf_rotary
 
 _MOST = 2 ** 24  # tokens and positions
 _ACTIVATIONS = dict(
@@ -13,7 +13,7 @@ _ACTIVATIONS = dict(
     gelu_pytorch_tanh='gelu_tanh', gelu_fast='gelu_tanh', relu='relu')
 _NAMES = dict(silu='silu', gelu='gelu', gelu_tanh='gelu_pytorch_tanh',
               relu='relu')
-# What a config may ask for and no decoder of ours does.
+# Options that `Decoder` does not have -> values that leave them off.
 _REFUSED = {
     'quantization_config': (None, {}), 'add_cross_attention': (False, None),
     'scale_attn_by_inverse_layer_idx': (False, None),
@@ -55,16 +55,16 @@ def from_config(config: hf.Config, kind: str, layers: int = 2 ** 16
                ) -> tuple[int, tuple[int], dict[str, Any]]:
   """`(classes, input_shape, settings)` of `models.decoder`.
 
-  Rates of dropout within attention have no place in ours and are left out;
-  they matter to training alone.
+  Dropout within attention does not exist in `Decoder` and is ignored; it
+  matters to training only.
 
   Args:
     config: of a model of the family.
-    kind: of `FAMILIES`.
+    kind: a key of `FAMILIES`.
     layers: bounds the depth.
 
   Raises:
-    UserError: a value or option is not one of ours.
+    UserError: a value or option that `Decoder` does not have.
   """
   family = FAMILIES[kind]
   config.get('architectures', [family.architecture],
@@ -73,23 +73,23 @@ def from_config(config: hf.Config, kind: str, layers: int = 2 ** 16
   for key, neutral in _REFUSED.items():
     config.get(key, neutral[0], lambda v, n=neutral: v in n,
                f'{neutral[0]}; nothing else is supported')
-  found = dict(family.fixed, tied=config.flag(
+  settings = dict(family.fixed, tied=config.flag(
       'tie_word_embeddings', family.keys.get('tie_word_embeddings', False)))
   read = _gpt2 if kind == 'gpt2' else _llama
   context, more = read(config, kind, family.keys, layers)
-  return config.size('vocab_size', None, _MOST), (context,), found | more
+  return config.size('vocab_size', None, _MOST), (context,), settings | more
 
 
 def to_config(kind: str, classes: int, context: int,
               settings: Mapping[str, Any]) -> dict[str, Any]:
-  """A config of a family for full settings, as far as it can say them."""
+  """A config of a family for full settings, as far as it has keys for them."""
   s, family = settings, FAMILIES[kind]
-  found = dict(architectures=[family.architecture], model_type=kind,
-               vocab_size=classes, tie_word_embeddings=s['tied'])
+  values = dict(architectures=[family.architecture], model_type=kind,
+                vocab_size=classes, tie_word_embeddings=s['tied'])
   act = _NAMES[s['activation']]
   if kind == 'gpt2':
     return dict(
-        found, n_positions=context, n_embd=s['width'], n_layer=s['depth'],
+        values, n_positions=context, n_embd=s['width'], n_layer=s['depth'],
         n_head=s['heads'], n_inner=s['hidden'], layer_norm_epsilon=s['eps'],
         activation_function=act, scale_attn_weights=s['query_scale'] != 1,
         resid_pdrop=s['dropout'], embd_pdrop=s['dropout'], attn_pdrop=0.0)
@@ -97,7 +97,7 @@ def to_config(kind: str, classes: int, context: int,
   sizes = sorted(set(windows) - {0}) or [None]
   types = ['sliding_attention' if w else 'full_attention' for w in windows]
   scale = s['query_scale'] or s['head_width'] ** -0.5
-  may = dict(
+  optional = dict(
       head_dim=s['head_width'], attention_bias=s['qkv_bias'],
       mlp_bias=s['mlp_bias'], sliding_window=sizes[-1],
       use_sliding_window=sizes != [None], max_window_layers=0,
@@ -105,15 +105,16 @@ def to_config(kind: str, classes: int, context: int,
       attn_logit_softcapping=s['attention_softcap'] or None,
       final_logit_softcapping=s['logit_softcap'] or None)
   base, scaling = hf_rotary.to_config(s['rope_base'], s['rope_scaling'])
-  found |= dict(
+  values |= dict(
       hidden_size=s['width'], num_hidden_layers=s['depth'],
       num_attention_heads=s['heads'], num_key_value_heads=s['kv_heads'],
       intermediate_size=s['hidden'], hidden_act=act, rms_norm_eps=s['eps'],
       max_position_embeddings=context, rope_theta=base, rope_scaling=scaling,
-      attention_dropout=0.0, **{k: may[k] for k in family.keys if k in may})
+      attention_dropout=0.0,
+      **{k: optional[k] for k in family.keys if k in optional})
   if kind.startswith('gemma'):
-    found['hidden_activation'] = act
-  return found
+    values['hidden_activation'] = act
+  return values
 
 
 def choose(classes: int, context: int, settings: Mapping[str, Any]
@@ -121,28 +122,28 @@ def choose(classes: int, context: int, settings: Mapping[str, Any]
   """A config of the first family that has the settings.
 
   Raises:
-    UserError: none has them.
+    UserError: no family has them.
   """
-  odd = {}
+  misfits = {}
   for kind in FAMILIES:
     values = to_config(kind, classes, context, settings)
     try:
       back = from_config(hf.Config(kind, values), kind)[2]
     except core.UserError as e:
-      odd[kind] = [str(e)]
+      misfits[kind] = [str(e)]
       continue
-    odd[kind] = [f'{key} {settings[key]!r}' for key, value in settings.items()
-                 if key not in _FREE
-                 and not _same(value, (_DEFAULTS | back)[key])]
-    if not odd[kind]:
+    misfits[kind] = [
+        f'{key} {value!r}' for key, value in settings.items()
+        if key not in _FREE and not _same(value, (_DEFAULTS | back)[key])]
+    if not misfits[kind]:
       return values
-  nearest = min(odd, key=lambda kind: len(odd[kind]))
+  nearest = min(misfits, key=lambda kind: len(misfits[kind]))
   raise core.UserError(
       'decoder: no family of Hugging Face has these settings; the nearest is '
-      f'{nearest}, which does not fit {", ".join(odd[nearest])}.')
+      f'{nearest}, which does not fit {", ".join(misfits[nearest])}.')
 
 
-# A model may be saved whatever these are.
+# Settings that a config does not store.
 _FREE = ('dropout', 'lora_rank', 'lora_scale')
 _DEFAULTS = dict(
     positions='rotary', norm='rms', norm_offset=0.0, qkv_bias=False,
@@ -189,7 +190,7 @@ def _llama(config, kind, keys, layers):
     groups = heads
   else:
     groups = config.size('num_key_value_heads', None)
-  found = dict(
+  settings = dict(
       depth=depth, width=width, heads=heads, kv_heads=groups,
       head_width=width // heads if size is None else config.size(
           'head_dim', size),
@@ -197,29 +198,29 @@ def _llama(config, kind, keys, layers):
       eps=config.number('rms_norm_eps', 1e-6, 0, 1),
       window=_window(config, keys, depth))
   if bias:
-    found |= dict(qkv_bias=True, out_bias=True)
+    settings |= dict(qkv_bias=True, out_bias=True)
   if 'mlp_bias' in keys:
-    found['mlp_bias'] = config.flag('mlp_bias', False)
+    settings['mlp_bias'] = config.flag('mlp_bias', False)
   base, scaling = hf_rotary.from_config(config, context)
-  found |= dict(rope_base=base, rope_scaling=scaling)
+  settings |= dict(rope_base=base, rope_scaling=scaling)
   if not kind.startswith('gemma'):
-    return context, dict(found, activation=_activation(
+    return context, dict(settings, activation=_activation(
         config, 'hidden_act', 'silu'))
-  # Files of the first Gemma say gelu where its tanh form is meant.
+  # Files of the first Gemma name gelu and mean its tanh form.
   key = 'hidden_activation' if config.values.get('hidden_activation') else (
       'hidden_act')
   act = 'gelu_tanh' if (key, config.values.get(key)) == (
       'hidden_act', 'gelu') else _activation(config, key, 'gelu_pytorch_tanh')
-  found |= dict(activation=act, embed_scale=width ** 0.5)
+  settings |= dict(activation=act, embed_scale=width ** 0.5)
   if kind == 'gemma2':
     cap = lambda key: 0.0 if config.values.get(key, 1) is None else (
         float(config.number(key, keys[key], 1e-3, 1e6)))
     scalar = config.number('query_pre_attn_scalar', 256, 1e-3, 1e6)
-    found |= dict(attention_softcap=cap('attn_logit_softcapping'),
-                  logit_softcap=cap('final_logit_softcapping'),
-                  query_scale=0.0 if scalar == found['head_width'] else
-                  scalar ** -0.5)
-  return context, found
+    settings |= dict(attention_softcap=cap('attn_logit_softcapping'),
+                     logit_softcap=cap('final_logit_softcapping'),
+                     query_scale=0.0 if scalar == settings['head_width'] else
+                     scalar ** -0.5)
+  return context, settings
 
 
 def _activation(config, key, default):
@@ -227,23 +228,23 @@ def _activation(config, key, default):
 
 
 def _window(config, keys, depth):
-  """One number, or one a block."""
+  """One number, or one per block."""
   on = 'sliding_window' in keys and config.flag(
       'use_sliding_window', True if 'use_sliding_window' not in keys else False)
   if not on or config.values.get('sliding_window', 0) is None:
     return 0
   size = config.size('sliding_window', keys['sliding_window'], _MOST)
-  known = ('full_attention', 'sliding_attention')
+  kinds = ('full_attention', 'sliding_attention')
   types = config.get(
       'layer_types', None, lambda v: v is None or isinstance(v, list)
-      and len(v) == depth and all(x in known for x in v),
-      f'null or {depth} of {", ".join(known)}')
+      and len(v) == depth and all(x in kinds for x in v),
+      f'null or {depth} of {", ".join(kinds)}')
   if 'max_window_layers' in keys:
     full = config.get('max_window_layers', keys['max_window_layers'],
                       lambda v: type(v) is int and v >= 0, 'a whole number')
     default = [i >= full for i in range(depth)]
   else:
     default = [i % 2 == 0 or 'layer_types' not in keys for i in range(depth)]
-  slides = [t == known[1] for t in types] if types else default
+  slides = [t == kinds[1] for t in types] if types else default
   windows = [size if s else 0 for s in slides]
   return windows[0] if len(set(windows)) == 1 else windows

@@ -8,10 +8,10 @@ from kt_jax import core
 
 
 def single(fn: str, argument: str, features):
-  """One layer's array; a list of one is that one.
+  """The array of one layer, also from a list of one.
 
   Raises:
-    ValueError: several layers, or no axis of channels beside the examples'.
+    ValueError: several layers, or no axis of channels.
   """
   if isinstance(features, (list, tuple)):
     if len(features) != 1:
@@ -28,8 +28,8 @@ def pooled(features: jax.Array | Sequence[jax.Array],
            where: jax.Array | None = None) -> jax.Array:
   """`[B, ..., C]` averaged to `[B, C]`, in at least float32.
 
-  Rows that `where` `[B]` leaves out are 0: what stands there (NaN included)
-  would reach the gradient of the weights that all rows share.
+  Rows that `where` `[B]` leaves out are 0: their values (possibly NaN) would
+  reach the gradient of the weights that all rows share.
   """
   features = core.to_float(single('pooled', 'features', features))
   return valid(features.mean(tuple(range(1, features.ndim - 1))), where)

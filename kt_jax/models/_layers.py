@@ -1,4 +1,4 @@
-"""Small named modules, so that what methods compare can be tapped.
+"""Small named modules, so that activations that methods compare are taps.
 
 Images are `[B, H, W, C]`. A tap records what a module returns, therefore sums,
 activations and pooled features are modules here and not bare calls.
@@ -123,7 +123,7 @@ class Softmax(nnx.Module):
 
 
 def check_image(name: str, classes, input_shape, least: int = 1) -> int:
-  """Refuses what is no `(H, W, C)` or too small; returns C.
+  """Checks that an input shape is `(H, W, C)` and large enough; returns C.
 
   Args:
     name: of the network, for the message.

@@ -8,8 +8,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.models import layers
-from kt_jax.models import rotary
+from kt_jax.models import _layers as layers
+from kt_jax.models import _rotary as rotary
 
 normal = nnx.initializers.normal(0.02)
 
@@ -60,8 +60,8 @@ class Attention(nnx.Module):
   """Taps: `query`, `key`, `value`, `context` (what `out` reads) and `out`."""
 
   def __init__(self, spec, window, *, rngs):
-    self.heads, self.groups, self.size = spec['heads'], spec['groups'], spec[
-        'head_width']
+    self.heads, self.groups = spec['heads'], spec['groups']
+    self.size = spec['head_width']
     self.window, self.softcap = window, spec['attention_softcap']
     self.scale = spec['query_scale'] or self.size ** -0.5
     self.rope = spec['rope']
@@ -76,34 +76,35 @@ class Attention(nnx.Module):
     self.out = Linear(self.heads * self.size, width, spec['out_bias'], lora,
                       rngs=rngs)
 
-  def __call__(self, x, at, seen, kept=None):
-    """`[B, S, W]` and the keys and values that it looked at.
+  def __call__(self, x, at, mask, cache=None):
+    """`[B, S, W]`, and the keys and values that were attended to.
 
     Args:
       x: `[B, S, W]`.
       at: positions `[B, S]`.
-      seen: `window -> bool [B, S, C]`, who may look at whom.
-      kept: `(keys, values, length)` of a cache.
+      mask: `window -> bool [B, S, C]`, see `visible`.
+      cache: `(keys, values, length)`.
     """
     split = lambda y, n: y.reshape(*y.shape[:-1], n, self.size)
     query = split(self.query(x), self.heads)
     key, value = (split(f(x), self.groups) for f in (self.key, self.value))
-    if self.query_norm is not None:
+    if self.query_norm is not None and self.key_norm is not None:
       query, key = self.query_norm(query), self.key_norm(key)
     if self.rope:
       base, scaling = self.rope
-      turning = rotary.frequencies(self.size, base, dict(scaling))
-      query, key = (rotary.rotate(v, at, *turning) for v in (query, key))
-    if kept:
+      freq, factor = rotary.frequencies(self.size, base, dict(scaling))
+      query, key = (rotary.rotate(v, at, freq, factor) for v in (query, key))
+    if cache:
+      keys, values, length = cache
       write = lambda old, new: jax.lax.dynamic_update_slice(
-          old, new.astype(old.dtype), (0, kept[2], 0, 0))
-      key, value = write(kept[0], key), write(kept[1], value)
+          old, new.astype(old.dtype), (0, length, 0, 0))
+      key, value = write(keys, key), write(values, value)
     grouped = query.reshape(*query.shape[:2], self.groups, -1, self.size)
     scores = jnp.einsum('bsghd,bcgd->bghsc', grouped, key,
                         preferred_element_type=jnp.float32) * self.scale
     scores = cap(scores, self.softcap)
-    # A finite bound: a row that sees nobody is padding, and must not be NaN.
-    scores = jnp.where(seen(self.window)[:, None, None], scores, -1e30)
+    # A finite bound: a position that sees none is padding, and must not be NaN.
+    scores = jnp.where(mask(self.window)[:, None, None], scores, -1e30)
     weights = jax.nn.softmax(scores).astype(value.dtype)
     y = jnp.einsum('bghsc,bcgd->bsghd', weights, value)
     return self.out(self.context(y.reshape(*x.shape[:2], -1))), (key, value)
@@ -145,19 +146,19 @@ class Block(nnx.Module):
     self.dropout2 = nnx.Dropout(spec['dropout'], rngs=rngs)
     self.add2 = layers.Add()
 
-  def __call__(self, x, at, seen, kept=None):
-    y, new = self.attention(self.norm1(x), at, seen, kept)
+  def __call__(self, x, at, mask, cache=None):
+    y, cached = self.attention(self.norm1(x), at, mask, cache)
     y = y if self.post1 is None else self.post1(y)
     x = self.add1(x, self.dropout1(y))
     y = self.mlp(self.norm2(x))
     y = y if self.post2 is None else self.post2(y)
-    return self.add2(x, self.dropout2(y)), new
+    return self.add2(x, self.dropout2(y)), cached
 
 
 def make_embed(count, width, *, rngs):
-  """An embedding whose results have the dtype that its table has by then."""
+  """An embedding with outputs of the dtype that its table has at the call."""
   embed = nnx.Embed(count, width, embedding_init=normal, rngs=rngs)
-  embed.dtype = None  # not that of the table it began with
+  embed.dtype = None  # not the dtype of the initial table
   return embed
 
 
@@ -168,16 +169,16 @@ def make_norm(spec, *, rngs):
 
 
 def cap(x: jax.Array, softcap: float) -> jax.Array:
-  """`c tanh(x / c)`; 0 is no cap."""
+  """`c tanh(x / c)`; 0: no cap."""
   return softcap * jnp.tanh(x / softcap) if softcap else x
 
 
 def visible(at, of, same):
-  """`window -> bool [B, S, C]`: which places each position may look at.
+  """`window -> bool [B, S, C]`: the places that each position attends to.
 
   Args:
-    at: int `[B, S]`, positions that look; -1 is padding.
-    of: int `[B, C]`, positions that are looked at.
+    at: int `[B, S]`, positions of the queries; -1 is padding.
+    of: int `[B, C]`, positions of the keys; -1 is padding.
     same: bool `[B, S, C]`, or True: whether they are in one segment.
   """
   gap = at[:, :, None] - of[:, None, :]
@@ -186,7 +187,7 @@ def visible(at, of, same):
 
 
 def positions_of(segments: jax.Array) -> jax.Array:
-  """Positions `[B, S]` that start anew in each segment; -1 in padding."""
+  """Positions `[B, S]` that start at 0 in each segment; -1 in padding."""
   place = jnp.arange(segments.shape[1], dtype=jnp.int32)
   begins = jnp.diff(segments, axis=1, prepend=-1) != 0
   first = jax.lax.cummax(jnp.where(begins, place, 0), axis=1)

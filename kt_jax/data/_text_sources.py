@@ -10,8 +10,7 @@ from kt_jax.core import bind
 from kt_jax.core import nearest
 from kt_jax.core import resolve
 from kt_jax.core import UserError
-from kt_jax.data import strings
-from kt_jax.data import text_files
+from kt_jax.data import _text_files as text_files
 from kt_jax.data.arrays import permutation
 from kt_jax.data.specs import SPLITS
 

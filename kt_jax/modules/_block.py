@@ -1,20 +1,22 @@
-"""A map of the channels, and how the layers of two models fit together."""
+"""A map of channels, and checks of the layers of two models."""
+from typing import Any
+
 from flax import nnx
 from jax import numpy as jnp
 
 from kt_jax.losses.feature._layers import as_list
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import valid
 
-# He et al. 2015, over the fan-out: what connectors of public code start from.
+# He et al. 2015, over the fan-out: the usual initialization of connectors.
 he_normal = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class Block(nnx.Module):
-  """Linear map or convolution, BatchNorm if wanted, activation if wanted.
+  """Linear map or convolution, then optional BatchNorm and activation.
 
   Kernel 1 is a linear map of the last axis and takes any array `[B, ..., C]`;
   larger kernels take maps `[B, H, W, C]` and keep H and W. Statistics are over
-  the rows that `where` `[B]` keeps; with none they stay as they were.
+  the rows with `where` `[B]`; without any they stay as they were.
   """
 
   def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs,
@@ -41,11 +43,11 @@ class Block(nnx.Module):
 def _normalize(norm, x, where):
   if where is None:
     return norm(x)
-  some, before = where.any(), (norm.mean[...], norm.var[...])
-  mask = (where | ~some).reshape((-1,) + (1,) * (x.ndim - 1))
+  nonempty, before = where.any(), (norm.mean[...], norm.var[...])
+  mask = (where | ~nonempty).reshape((-1,) + (1,) * (x.ndim - 1))
   x = norm(x, mask=mask)
   for stat, old in zip((norm.mean, norm.var), before):
-    stat[...] = jnp.where(some, stat[...], old)
+    stat[...] = jnp.where(nonempty, stat[...], old)
   return x
 
 
@@ -58,21 +60,20 @@ def layer_shapes(fn: str, student_features, teacher_features,
     student_features: array or `jax.ShapeDtypeStruct` `[B, ..., C]`, or a list.
     teacher_features: the same of the teacher. Of maps `[B, H, W, C]` H and W
       may differ, other inner axes must agree.
-    ranks: numbers of axes that are allowed; () is any, from 2.
+    ranks: allowed numbers of axes; () is any, from 2.
 
   Raises:
-    ValueError: names the shapes that do not fit.
+    ValueError: layers do not fit; the message has their shapes.
   """
   student, teacher = ([tuple(x.shape) for x in as_list(features)]
                       for features in (student_features, teacher_features))
   if len(student) != len(teacher) or not student:
     raise ValueError(
         f'{fn}: student_features has {len(student)} layers, teacher_features '
-        f'{len(teacher)}; they must be as many, at least 1.')
+        f'{len(teacher)}; they must have the same number, at least 1.')
   for i, (s, t) in enumerate(zip(student, teacher)):
-    bad = (len(s) != len(t) or len(s) < 2 or ranks and len(s) not in ranks
-           or len(s) != 4 and s[1:-1] != t[1:-1])
-    if bad:
+    if (len(s) != len(t) or len(s) < 2 or ranks and len(s) not in ranks
+        or len(s) != 4 and s[1:-1] != t[1:-1]):
       raise ValueError(
           f'{fn}: layer {i} has student_features of shape {s} and '
           f'teacher_features of shape {t}; only channels, and H and W of maps '
@@ -81,11 +82,11 @@ def layer_shapes(fn: str, student_features, teacher_features,
   return list(zip(student, teacher))
 
 
-def like(features, values: list, where=None):
-  """`values` as a list if `features` are one, or the only one.
+def like(features, values: list, where=None) -> Any:
+  """`values` as a list if `features` is one, else the only value.
 
-  Rows that `where` leaves out are 0. So is what comes back to them: the loss of
-  a row that does not count may have a NaN times 0 as its gradient.
+  Rows that `where` leaves out are 0, and so are their gradients: the loss of an
+  invalid row may have a gradient of NaN times 0.
   """
   values = [valid(x, where) for x in values]
   return values if isinstance(features, (list, tuple)) else values[0]

@@ -1,7 +1,7 @@
 """Yes/no questions about an image that need no label: tall? with a loop?
 
-Made for a light figure on a dark ground, such as a digit. Every answer is a
-probability: a sigmoid of how far a measure is from where the answer turns.
+For a light figure on a dark ground, such as a digit. Every answer is a
+probability: the sigmoid of a measure less its threshold.
 
 Axes: N images, H rows, W columns, C channels, Q questions, T thresholds.
 """
@@ -13,8 +13,8 @@ from kt_jax.core import UserError
 from kt_jax.data.arrays import permutation
 
 LEVELS = np.linspace(0.25, 0.75, 5)  # T thresholds of what counts as ink
-AT_ONCE = 4096  # images
-SURE = 1e-3  # no answer is surer than that
+CHUNK = 4096  # images
+SURE = 1e-3  # answers are clipped to [SURE, 1 - SURE]
 
 
 def image_aspects(images: np.ndarray) -> np.ndarray:
@@ -32,11 +32,11 @@ def image_aspects(images: np.ndarray) -> np.ndarray:
     raise UserError('image_aspects: images must be uint8 [N, H, W, C], got '
                     f'{images.dtype} {images.shape}.')
   out = np.empty((len(images), len(ASPECTS)), np.float32)
-  for first in range(0, len(images), AT_ONCE):
-    some = slice(first, first + AT_ONCE)
-    ink = images[some].mean(axis=3, dtype=np.float64) / 255
+  for first in range(0, len(images), CHUNK):
+    rows = slice(first, first + CHUNK)
+    ink = images[rows].mean(axis=3, dtype=np.float64) / 255
     margins = np.stack([ask(ink) for ask in QUESTIONS.values()], axis=1)
-    out[some] = 1 / (1 + np.exp(-np.clip(margins, -30, 30)))
+    out[rows] = 1 / (1 + np.exp(-np.clip(margins, -30, 30)))
   return np.clip(out, SURE, 1 - SURE)
 
 
@@ -56,9 +56,9 @@ def _symmetric(ink: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _parts(ink: np.ndarray, at_least: int, holes: bool) -> np.ndarray:
-  """Share of thresholds at which there are so many parts, against one half."""
-  from scipy import ndimage  # only those who ask pay for it
-  # Neighbours are in the same image; ink meets at corners, its ground does not.
+  """Share of thresholds with `at_least` parts, against one half."""
+  from scipy import ndimage  # slow to import
+  # Neighbors are in the same image; ink meets at corners, its ground does not.
   near = np.zeros((3, 3, 3), bool)
   near[1] = ndimage.generate_binary_structure(2, 1 if holes else 2)
   share = np.zeros(len(ink))
@@ -77,12 +77,13 @@ def _parts(ink: np.ndarray, at_least: int, holes: bool) -> np.ndarray:
 
 
 def _moments(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Variance down, variance across and covariance of where the ink is."""
+  """Variance down, variance across and covariance of the place of the ink."""
   _, h, w = ink.shape
   y, x = np.arange(h)[:, None], np.arange(w)
   mean = lambda v: _over((ink * v).sum((1, 2)), ink.sum((1, 2)))[:, None, None]
   down, across = y - mean(y), x - mean(x)
-  return tuple(mean(v)[:, 0, 0] for v in (down**2, across**2, down * across))
+  moment = lambda v: mean(v)[:, 0, 0]
+  return moment(down**2), moment(across**2), moment(down * across)
 
 
 def _tall(ink: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def _bold(ink: np.ndarray) -> np.ndarray:
   return np.where(total > 0, 10 * (total / area - 0.5), 0)
 
 
-def _centre(ink: np.ndarray) -> np.ndarray:
+def _center(ink: np.ndarray) -> np.ndarray:
   """Mean ink in the middle third of both axes, against that of all."""
   _, h, w = ink.shape
   third = ink[:, h // 3:h - h // 3, w // 3:w - w // 3].mean((1, 2))
@@ -126,7 +127,7 @@ def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-# ink [N, H, W] in [0, 1] -> margins [N], 0 where the answer turns.
+# ink [N, H, W] in [0, 1] -> margins [N], positive for yes.
 QUESTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'heavy_top': lambda ink: _heavy(ink, 1),
     'heavy_left': lambda ink: _heavy(ink, 2),
@@ -138,7 +139,7 @@ QUESTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'tall': _tall,
     'leans_right': _leans_right,
     'bold': _bold,
-    'ink_in_centre': _centre,
+    'ink_in_center': _center,
     'flat_strokes': _flat_strokes,
 }
 ASPECTS = tuple(QUESTIONS)

@@ -12,7 +12,7 @@ import numpy as np
 
 from kt_jax import core
 
-# Scaling -> settings that it must have and those that it may have.
+# Scaling -> required settings, and optional ones with their defaults.
 _SETTINGS = {
     'linear': (('factor',), {}),
     'llama3': (('factor', 'original_context'),
@@ -25,7 +25,7 @@ _SETTINGS = {
 def frequencies(width: int, base: float,
                 scaling: Mapping[str, Any] | None = None
                ) -> tuple[np.ndarray, float]:
-  """Angle a position of each pair of a head, and what multiplies queries.
+  """Angle per position of each pair of a head, and the factor on queries.
 
   Args:
     width: D, even.
@@ -49,20 +49,20 @@ def frequencies(width: int, base: float,
   freq = base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
   if not scaling:
     return freq.astype(np.float32), 1.0
-  given = dict(scaling)
-  name = given.pop('name', None)
+  settings = dict(scaling)
+  name = settings.pop('name', None)
   if name not in _SETTINGS:
     raise core.UserError(core.nearest('scaling of rotary positions', name,
                                       _SETTINGS))
-  needs, may = _SETTINGS[name]
-  for setting in given:
-    if setting not in (*needs, *may):
+  required, optional = _SETTINGS[name]
+  for setting in settings:
+    if setting not in (*required, *optional):
       raise core.UserError(core.nearest(
-          f'setting of scaling {name}', setting, (*needs, *may)))
-  lacking = [n for n in needs if n not in given]
-  if lacking:
-    raise core.UserError(f'scaling {name} lacks {", ".join(lacking)}.')
-  s = may | given
+          f'setting of scaling {name}', setting, (*required, *optional)))
+  missing = [n for n in required if n not in settings]
+  if missing:
+    raise core.UserError(f'scaling {name} lacks {", ".join(missing)}.')
+  s = optional | settings
   slowed = freq / s['factor']
   if name == 'linear':
     return slowed.astype(np.float32), 1.0
@@ -70,9 +70,9 @@ def frequencies(width: int, base: float,
   if name == 'llama3':
     keep = np.clip((turns - s['low']) / (s['high'] - s['low']), 0, 1)
     return (keep * freq + (1 - keep) * slowed).astype(np.float32), 1.0
-  # The (fractional) number of the pair that turns so often.
-  pair = lambda often: (width * math.log(
-      s['original_context'] / (often * 2 * math.pi))) / (2 * math.log(base))
+  # The (fractional) number of the pair that turns that many times.
+  pair = lambda count: (width * math.log(
+      s['original_context'] / (count * 2 * math.pi))) / (2 * math.log(base))
   first, last = pair(s['fast']), pair(s['slow'])
   if s['truncate']:
     first, last = math.floor(first), math.ceil(last)
@@ -85,13 +85,13 @@ def frequencies(width: int, base: float,
 
 def rotate(x: jax.Array, positions: jax.Array, freq: np.ndarray,
            factor: float = 1.0) -> jax.Array:
-  """Turns the halves of each head against each other.
+  """Rotates the two halves of each head, pair by pair.
 
   Args:
     x: `[B, S, H, D]`; entry i is paired with entry i + D / 2.
     positions: `[B, S]`.
     freq: `[D / 2]`, from `frequencies`.
-    factor: on the result, likewise.
+    factor: on the result, from `frequencies`.
   """
   angles = positions[..., None].astype(jnp.float32) * freq
   cos, sin = (factor * f(angles)[:, :, None] for f in (jnp.cos, jnp.sin))
