@@ -1,4 +1,5 @@
 """State, step, the one loop, evaluation, devices, metrics and plots."""
+from kt_jax.train import _requirements as _requirements
 from kt_jax.train.casting import seed_of as seed_of
 from kt_jax.train.evaluate import (
     classification_metrics as classification_metrics,
