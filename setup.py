@@ -89,7 +89,9 @@ setuptools.setup(
         'cuda': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],
         'docs': ['mkdocs-material>=9.6,<10'],
-        'test': sorted({*TRAIN, *MERGE, *LANGUAGE, *SEARCH, *LINT}) + [
-            'ipykernel>=6', 'nbclient>=0.10', 'pytest>=8', 'pytest-xdist>=3.6'],
+        'test': sorted(
+            {*TRAIN, *MERGE, *LANGUAGE, *ALIGN, *SEARCH, *LINT}) + [
+                'ipykernel>=6', 'nbclient>=0.10', 'pytest>=8',
+                'pytest-xdist>=3.6'],
     },
 )
