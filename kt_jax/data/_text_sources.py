@@ -13,6 +13,7 @@ from kt_jax.core import UserError
 from kt_jax.data import _text_files as text_files
 from kt_jax.data.arrays import permutation
 from kt_jax.data.specs import SPLITS
+from kt_jax.data.toy import strings
 
 Content = str | list[str] | list[tuple[str, str]]
 CHUNK, PATIENCE = 256, 64  # pairs in a draw; draws without a new prompt
