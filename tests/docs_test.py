@@ -98,9 +98,9 @@ def _hooks():
 
 
 def test_reference_has_public_functions():
-  text = _hooks().reference('fuse')
-  assert text.startswith('# kt_jax.fuse\n')
-  assert '\n## ensemble\n\n```python\nensemble(' in text
+  text = _hooks().reference('checkpoint')
+  assert text.startswith('# kt_jax.checkpoint\n\nRuns on disk')
+  assert '\n## open_tensors\n\n```python\nopen_tensors(' in text
   assert '\n## _' not in text
 
 

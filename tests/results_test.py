@@ -114,6 +114,10 @@ CLAIMS = {
                   than_metric='accuracy', lower=False, above=(), margin=0.0,
                   kind='primary'),
     'margin': dict(better='wide', than='thin', metric='accuracy', margin=0.08),
+    'margin met': dict(better='wide', than='thin', metric='accuracy',
+                       margin=0.03),  # 2.3 standard errors above
+    'margin missed': dict(better='wide', than='thin', metric='accuracy',
+                          margin=0.155),  # 2.5 below
     'lower': dict(better='wide', than='thin', metric='nll', lower=True),
     'lower margin': dict(better='thin', than='wide', metric='nll', lower=True,
                          margin=-0.9),
@@ -138,6 +142,7 @@ def test_summarize():
   rows = {row['name']: row for row in found['claims']}
   x, y = np.array(list(ACCURACY.values())), np.array(list(NLL.values()))
   differences = {'plain': x[0] - x[1], 'margin': x[0] - x[1],
+                 'margin met': x[0] - x[1], 'margin missed': x[0] - x[1],
                  'lower': y[0] - y[1], 'lower margin': y[1] - y[0],
                  'above': x[2] - x[3] - (x[0] - x[1]),
                  'other metric': x[0] - y[0]}
@@ -147,7 +152,8 @@ def test_summarize():
                                atol=1e-6)
     assert rows[name]['n'] == 4
   assert [rows[name]['verdict'] for name in CLAIMS] == [
-      'holds', 'undecided', 'undecided', 'holds', 'undecided', 'fails']
+      'holds', 'undecided', 'holds', 'fails', 'undecided', 'holds',
+      'undecided', 'fails']
   assert rows['plain'] == dict(
       name='plain', kind='primary', better='wide', than='thin',
       metric='accuracy', difference=0.09, se=rows['plain']['se'], n=4,
@@ -316,6 +322,11 @@ def test_dumps_has_a_line_per_claim_and_metric():
       small=dict(command='c', **results.summarize(VALUES, CLAIMS))))
   text = results.dumps(content)
   assert json.loads(text) == content
+  backwards = copy.deepcopy(content)
+  result = backwards['results']['small']
+  backwards['results']['small'] = dict(reversed(result.items())) | {
+      'claims': [dict(reversed(claim.items())) for claim in result['claims']]}
+  assert results.dumps(backwards) == text, 'the order is that of the schema'
   lines = [line.strip() for line in text.splitlines()]
   assert sum(line.startswith('{"name"') for line in lines) == len(CLAIMS)
   assert sum('"mean"' in line for line in lines) == 7

@@ -12,9 +12,9 @@ with * are required, the others are left out where they are unknown:
 
   command*  what was run
   rule*     how verdicts were reached
-  claims*   list of claims
   seeds     list of integers
   arms      arm -> metric -> {mean, sd and se over seeds, values: one per seed}
+  claims*   list of claims
   notes     list of sentences (Markdown): what else was tried or measured
   commit    of the code, with '-dirty' if it had changes
   versions  package -> version
@@ -58,7 +58,7 @@ KINDS = ('primary', 'control', 'ablation', 'sweep')
 FREE = ('mesh', 'data_dir', 'pool_dir')  # keys that change no number
 
 _RESULT = {
-    'command': str, 'rule': str, 'claims': list, 'seeds': list, 'arms': dict,
+    'command': str, 'rule': str, 'seeds': list, 'arms': dict, 'claims': list,
     'notes': list, 'commit': str, 'versions': dict, 'config': str,
     'cost': dict}
 _CLAIM = {
@@ -235,9 +235,12 @@ def load(root: pathlib.Path = ROOT) -> dict[str, dict[str, Any]]:
           for path in sorted(root.glob('configs/*/*.json'))}
 
 
-def dumps(content) -> str:
-  """JSON, a line per claim and metric."""
-  return _dumps(content) + '\n'
+def dumps(content: Mapping[str, Any]) -> str:
+  """JSON, a line per claim and metric, keys in the order of the schema."""
+  return _dumps({**content, 'results': {
+      variant: _ordered(result, _RESULT) | {
+          'claims': [_ordered(claim, _CLAIM) for claim in result['claims']]}
+      for variant, result in content['results'].items()}}) + '\n'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -313,6 +316,10 @@ def _one_of(where, value, allowed) -> None:
   if value not in allowed:
     raise ValueError(f'{where} {value!r} does not exist; allowed: '
                      f'{", ".join(map(str, allowed))}.')
+
+
+def _ordered(value, keys):
+  return {key: value[key] for key in keys if key in value}
 
 
 def _dumps(value, indent='') -> str:
