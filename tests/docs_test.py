@@ -99,7 +99,7 @@ def _hooks():
 
 def test_reference_has_public_functions():
   text = _hooks().reference('checkpoint')
-  assert text.startswith('# kt_jax.checkpoint\n\nRuns on disk')
+  assert text.startswith('# kt_jax.checkpoint\n\n')
   assert '\n## open_tensors\n\n```python\nopen_tensors(' in text
   assert '\n## _' not in text
 

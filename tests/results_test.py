@@ -1,5 +1,6 @@
 """Results beside configs: their schema, how they are recorded, their pages."""
 import copy
+import dataclasses
 import importlib.util
 import json
 import math
@@ -56,7 +57,8 @@ def test_file_agrees_with_its_config(path):
       spec = config.claims[claim['name']]
       for key in ('better', 'than', 'metric', 'lower', 'margin'):
         assert claim.get(key, type(spec[key])()) == spec[key], claim['name']
-      assert claim.get('than_metric', spec.metric) == spec.than_metric
+      assert claim.get('than_metric', spec.metric) == (
+          spec.than_metric or spec.metric)
       assert tuple(claim.get('above', ())) == tuple(spec.above)
 
 
@@ -161,6 +163,24 @@ def test_summarize():
   assert rows['above']['above'] == ['wide', 'thin']
   assert rows['other metric']['than_metric'] == 'nll'
   assert rows['lower margin']['margin'] == -0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """As an experiment may have them."""
+  better: str
+  than: str
+  metric: str = 'accuracy'
+  than_metric: str = ''
+  lower: bool = False
+  above: tuple[str, ...] = ()
+  margin: float = 0.0
+  kind: str = ''
+
+
+def test_summarize_takes_dataclasses():
+  claims = {name: Claim(**claim) for name, claim in CLAIMS.items()}
+  assert results.summarize(VALUES, claims) == results.summarize(VALUES, CLAIMS)
 
 
 def test_summarize_with_another_rule():

@@ -1,0 +1,1 @@
+"""Launches experiments: config files, overrides, sweeps, reports."""

@@ -44,6 +44,7 @@ Keys of a claim:
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import json
 import math
 import pathlib
@@ -70,14 +71,16 @@ _METRIC = {'mean': float, 'sd': float, 'se': float, 'values': list}
 
 
 def summarize(values: Mapping[tuple[str, int], Mapping[str, Any]],
-              claims: Mapping[str, Mapping[str, Any]], *,
+              claims: Mapping[str, Any], *,
               verdict: Callable[[float, float, int], str] | None = None,
               rule: str = RULE) -> dict[str, Any]:
   """The part of a result that follows from the metrics of all runs.
 
   Args:
     values: `(arm, seed) -> metric -> value`; only finite numbers are kept.
-    claims: name -> claim with the keys of `configs.common.claim`, and `kind`.
+    claims: name -> claim, a mapping or a dataclass with `better`, `than`,
+      `metric` and, where they apply, `than_metric`, `lower`, `above`, `margin`
+      and `kind`.
     verdict: `(difference, se, n) -> str`, where a positive difference is in
       favor of the claim and its margin is subtracted; None: by two standard
       errors, 'undecided' for fewer than three seeds.
@@ -106,6 +109,7 @@ def summarize(values: Mapping[tuple[str, int], Mapping[str, Any]],
 
   rows = []
   for name, claim in claims.items():
+    claim = dict(vars(claim) if dataclasses.is_dataclass(claim) else claim)
     where, metric = f'claim {name!r}', claim['metric']
     than_metric = claim.get('than_metric') or metric
     row = {'name': name} | {key: claim[key] for key in _CLAIM if claim.get(key)}
