@@ -79,7 +79,7 @@ def test_config_folders_have_a_row():
   listed = {path for p in papers.PAPERS.values() for path in p.configs}
   for folder in (ROOT / 'configs').iterdir():
     if not folder.is_dir() or folder.name in (
-        'basic', 'bench', '__pycache__'):
+        'basic', 'bench', 'common', '__pycache__'):
       continue
     assert folder.name in papers.PAPERS
     for path in folder.glob('*.py'):
