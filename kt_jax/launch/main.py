@@ -122,8 +122,11 @@ def _main(argv) -> int:
       cost = None if resumed else dict(
           seconds=round(time.monotonic() - begun),
           devices=f'{jax.device_count()} x {jax.devices()[0].device_kind}')
-      path = results.record(args.config, args.workdir, cost=cost,
-                            changed=[key for key, _ in overrides])
+      try:
+        path = results.record(args.config, args.workdir, cost=cost,
+                              changed=[key for key, _ in overrides])
+      except ValueError as e:
+        raise _user_error(str(e)) from e
       say(f'recorded {path}')
   say(f'workdir  {_resolved(args.workdir)}')
   if failures:
