@@ -1,15 +1,9 @@
 """The bench protocol: its tiny runs, and how it counts time."""
 import json
 import math
-import pathlib
-import sys
 
 import jax
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-  sys.path.insert(0, str(ROOT))
 
 from experiments import bench
 from experiments.bench import distill
@@ -93,8 +87,9 @@ def test_the_teacher_is_where_it_is_said_to_be(tmp_path):
     assert ('cached/teacher/logits' in batch) == (name == 'cached')
     for parent in run.parents:
       assert parent.model == dict(name='convnet', kw=dict(widths=[4, 4]))
-    flops[name] = run.session.step.lower(
-        run.session.abstract, batch, run.session.inputs).cost_analysis()['flops']
+    session = run.session
+    flops[name] = session.step.lower(
+        session.abstract, batch, session.inputs).cost_analysis()['flops']
   assert flops['labels'] < flops['cached'] < 1.1 * flops['labels']
   assert flops['kd'] > 1.2 * flops['cached']
 

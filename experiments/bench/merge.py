@@ -192,7 +192,7 @@ def _read(file, view, at) -> int:
 
 def _recipe(recipe, models):
   """The recipe with paths for names (JSON is YAML), and the files it reads."""
-  text = json.dumps(recipe.to_dict(), indent=1)
+  text = json.dumps(dict(recipe), indent=1)
   for name, path in models.items():
     text = text.replace(f'"{name}"', json.dumps(str(path)))
   return text, [path / 'model.safetensors' for path in models.values()
