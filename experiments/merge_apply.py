@@ -14,7 +14,6 @@ from kt_jax import data
 from kt_jax import merge
 from kt_jax import models
 from kt_jax import stats
-from kt_jax.align import spec as spec_lib
 
 Model = tuple[Mapping[str, Any], Mapping[str, Any]]  # (params, stats)
 
@@ -91,7 +90,7 @@ def aligned(arm, spec, moving: Model, target: Model, seen) -> Model:
 
 def features(config, arm, scene, spec, model: Model):
   """Group of units -> activations on examples of the first expert's task."""
-  groups = tuple(sorted(spec_lib.group_names(spec)))
+  groups = tuple(sorted(align.group_names(spec)))
   batches = list(samples(config, scene, arm.experts[0]))
   parts = [jax.device_get(scene.fns.taps(*model, b['images'], groups))
            for b in batches]

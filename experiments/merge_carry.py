@@ -9,8 +9,8 @@ from experiments.merge_options import OneOf
 from experiments.merge_options import options
 from experiments.merge_options import read
 from experiments.merge_options import Task
+from kt_jax import merge
 from kt_jax import procedures
-from kt_jax.merge import rules
 
 
 @options(bottom=1, top=0, transition=0, others=0.0)
@@ -34,7 +34,7 @@ def distances(base, model):
   """
   sums = {}
   for path, leaf in base.items():
-    layer = rules.layer(path)
+    layer = merge.layer_of(path)
     name = path.split('/')[0] if layer is None else str(layer)
     far, size = sums.get(name, (0, 0))
     sums[name] = (far + float(jnp.sum((model[path] - leaf)**2)),

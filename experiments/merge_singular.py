@@ -3,10 +3,6 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import merge
-from kt_jax.merge.svd_factors import as_matrix
-from kt_jax.merge.svd_factors import matmul
-from kt_jax.merge.svd_factors import rank_of
-from kt_jax.merge.svd_factors import svd_factors
 
 
 def smallest_components(base: jax.Array, models: jax.Array, weight: jax.Array,
@@ -17,15 +13,17 @@ def smallest_components(base: jax.Array, models: jax.Array, weight: jax.Array,
   """
   if base.ndim < 2:
     return merge.linear(base, models, weight / len(models))
-  u, s, v = svd_factors(as_matrix(models - base, 1))
-  kept = rank_of('smallest_components', components, s.shape[1], 'components')
+  u, s, v = merge.svd_factors(merge.as_matrix(models - base, 1))
+  kept = merge.rank_of('smallest_components', components, s.shape[1],
+                       'components')
   values = (weight[:, None] * s).reshape(-1)
   size = jnp.abs(values)
   _, least = jax.lax.top_k(-jnp.where(size > 1e-6 * size.max(), size, jnp.inf),
                            kept)
   chosen = jnp.zeros(values.shape, bool).at[least].set(True)
   values = jnp.where(chosen, values, 0).reshape(s.shape)
-  return base + jnp.sum(matmul(u * values[:, None], v), 0).reshape(base.shape)
+  delta = jnp.matmul(u * values[:, None], v, precision='highest')
+  return base + jnp.sum(delta, 0).reshape(base.shape)
 
 
-smallest_components.static = ('components',)
+merge.declare(smallest_components, static=('components',))
