@@ -387,7 +387,7 @@ f_ = forward(a_, inputs())[1]
     (lambda: align.permute(a_, SPEC, {'one': np.zeros(7, int)}), '0 to 6'),
     (lambda: align.weight_matching(a_, mlp(1, (5, 8, 6, 3)), SPEC), '(8,)'),
     (lambda: align.weight_matching(a_, {k: b_[k] for k in list(b_)[1:]}, SPEC),
-     'not there'),
+     'is missing'),
     (lambda: align.activation_matching({'one': f_['one']}, f_, SPEC),
      "lacks group 'two'"),
     (lambda: align.activation_matching(f_ | {'tow': 0}, f_, SPEC),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kt_jax import merge
-from kt_jax.merge import job
+from kt_jax.merge import _job
 from kt_jax.merge import stream
 
 GOLDEN = np.load(
@@ -62,7 +62,7 @@ def compiled(name, settings, traced):
 
 
 def run(name, base, models, weight, extras=None, **settings):
-  static = getattr(getattr(merge, name), 'static', ())
+  static = merge.contract_of(getattr(merge, name)).static
   traced = [k for k, v in settings.items()
             if isinstance(v, float) and k not in static]
   fixed = tuple((k, v) for k, v in settings.items() if k not in traced)
@@ -207,9 +207,9 @@ def test_eager_and_given_measures(name):
   base, models, weight, extras = inputs(name)
   op, settings = getattr(merge, name), SETTINGS.get(name, {})
   known = {}
-  for key, measure in getattr(op, 'measures', {}).items():
+  for key, measure in merge.contract_of(op).measures.items():
     more = dict(threshold=known['threshold']) if key == 'energy' else {}
-    known[key] = measure(base, models, None, **more, **settings)
+    known[key] = measure.of_leaf(base, models, None, **more, **settings)
   close(op(base, models, weight, **extras, **known, **settings), plain(name),
         1e-5, 1e-5)
 
@@ -469,8 +469,8 @@ class Source:
     ('svd_truncate', {'rank': 0.4})])
 def test_streams(name, settings, monkeypatch):
   """In blocks of 16 entries, as of the whole leaf."""
-  monkeypatch.setattr(job, '_SMALL', 16)
-  monkeypatch.setattr(job, 'BLOCK', 16)
+  monkeypatch.setattr(_job, '_SMALL', 16)
+  monkeypatch.setattr(_job, 'BLOCK', 16)
   base, models, weight, _ = inputs(name)
   out = np.zeros(base.size, np.float32)
   def write(_, start, values):

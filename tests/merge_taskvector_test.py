@@ -12,9 +12,9 @@ import pytest
 
 from kt_jax import core
 from kt_jax import merge
-from kt_jax.merge import draw
-from kt_jax.merge import measures
-from kt_jax.merge import select
+from kt_jax.merge import _bounds
+from kt_jax.merge import _draw
+from kt_jax.merge import _select
 
 T = 3
 KEY = jax.random.key(7)
@@ -231,7 +231,7 @@ def test_parity_with_mergekit(case, monkeypatch):
         op, static_argnames=('elect', 'rescale', 'axis', 'normalize'))
     base, models, uniform = (jnp.asarray(stored[f'{kind}/{shape}'])
                              for kind in ('base', 'models', 'uniform'))
-    monkeypatch.setattr(draw, 'uniform', lambda key, shape, t, u=uniform: u[t])
+    monkeypatch.setattr(_draw, 'uniform', lambda key, shape, t, u=uniform: u[t])
     got = run(base, models, jnp.asarray(settings['weight']), **chosen)
     # What mergekit keeps on tiny shares of a row we do, and one entry more.
     np.testing.assert_allclose(got, stored[f'out/{case}/{shape}'], rtol=2e-6,
@@ -284,7 +284,7 @@ def test_ties_of_the_paper(density, scale):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6,
                                                        atol=1e-6), got, want)
   np.testing.assert_array_equal(got['b'], base['b'])
-  local = run(jnp.ones(4), measures.choose(select.Rows.of(np.stack(
+  local = run(jnp.ones(4), _bounds.choose(_select.Rows.of(np.stack(
       [np.abs(m['b'] - base['b']).ravel() for m in models])), density=density))
   assert not np.array_equal(local['b'], base['b'])
   # Equal weights of any size are the paper's.
@@ -294,7 +294,7 @@ def test_ties_of_the_paper(density, scale):
 
 def test_ties_with_threshold_is_one_pass_over_the_entries():
   base, models = make()
-  threshold = measures.magnitude_bounds(base, models, density=0.2)
+  threshold = _bounds.magnitude_bounds(base, models, density=0.2)
   fn = lambda *x: merge.ties(*x, threshold)
   text = str(jax.make_jaxpr(fn)(base, models, jnp.ones(T)))
   assert not any(word in text for word in ('sort', 'while', 'cumsum', 'argmax',
@@ -323,7 +323,7 @@ VALUES = {
 
 @functools.cache
 def jitted_kth():
-  return jax.jit(select.kth_largest)
+  return jax.jit(_select.kth_largest)
 
 
 def on_host(sizes, *ranks, step=None):
@@ -331,7 +331,7 @@ def on_host(sizes, *ranks, step=None):
   row = sizes[None]
   read = lambda: (row[:, i:i + (step or len(sizes))]
                   for i in range(0, len(sizes), step or len(sizes)))
-  return select.kth_largest_host(select.Rows(1, len(sizes), read),
+  return _select.kth_largest_host(_select.Rows(1, len(sizes), read),
                                  [(0, k) for k in ranks])
 
 
@@ -345,7 +345,7 @@ def test_kth_largest_is_that_of_a_sort(name):
     assert bits(jitted_kth()(values, k))[0] == bits(want)
     assert bits(on_host(sizes, k)) == bits(want)
   assert on_host(sizes[:1], 1) == sizes[0]
-  rows = select.kth_largest(jnp.asarray(values).reshape(5, 8), 3, (1,))
+  rows = _select.kth_largest(jnp.asarray(values).reshape(5, 8), 3, (1,))
   np.testing.assert_array_equal(
       bits(rows[:, 0]), bits(np.sort(sizes.reshape(5, 8))[:, -3]))
 
@@ -357,7 +357,7 @@ def test_kth_largest_host_of_many(name):
       'normal': lambda: r.normal(size=n), 'ties': lambda: r.integers(0, 5, n),
       'sorted': lambda: np.arange(n),
       # The sample sees zeros only.
-      'adverse': lambda: (np.arange(n) % (n // select._SAMPLE | 1) != 0) * 1.0,
+      'adverse': lambda: (np.arange(n) % (n // _select._SAMPLE | 1) != 0) * 1.0,
   }[name]()).astype(np.float32)
   ordered = np.sort(values)
   ranks = (1, 3, n // 5, n // 2, n - 1, n)
@@ -377,33 +377,24 @@ def test_bounds():
     want = np.array([(sizes[t, low], np.inf if high is None else sizes[t, high])
                      for t, (low, high) in enumerate(rows)], np.float32)
     settings = dict(density=density, gamma=gamma)
-    measure = merge.breadcrumbs.measures['threshold']
-    for got in (measure(base, models, **settings),
-                measure.choose(select.Rows.of(measure.entries(base, models)),
+    measure = merge.contract_of(merge.breadcrumbs).measures['threshold']
+    for got in (measure.of_leaf(base, models, **settings),
+                measure.choose(_select.Rows.of(measure.entries(base, models)),
                                **settings),
                 merge.whole_model_bounds(
                     lambda: ((base[i:i + 50], models[:, i:i + 50])
                              for i in range(0, 200, 50)), **settings)):
       np.testing.assert_array_equal(got, want)
   np.testing.assert_array_equal(
-      measure(base, models, density=[1.0, 0.0]), [[0, np.inf], [np.inf, -1]])
+      measure.of_leaf(base, models, density=[1.0, 0.0]), [[0, np.inf], [np.inf, -1]])
   np.testing.assert_array_equal(
-      measure.choose(select.Rows.of(np.abs(models)), density=[1.0, 0.0]),
+      measure.choose(_select.Rows.of(np.abs(models)), density=[1.0, 0.0]),
       [[0, np.inf], [np.inf, -1]])
   # Traced shares are those of numbers.
   np.testing.assert_array_equal(
-      jax.jit(lambda d: measures.magnitude_bounds(base, models, density=d))(
+      jax.jit(lambda d: _bounds.magnitude_bounds(base, models, density=d))(
           jnp.asarray([0.25, 0.5])),
-      measures.magnitude_bounds(base, models, density=[0.25, 0.5]))
-
-
-def test_measures_of():
-  of = measures.measures_of
-  assert of(merge.linear, {}) == {} == of(merge.dare, {})
-  assert of(merge.dare, dict(rescale='l1')) is None
-  assert of(merge.breadcrumbs, dict(axis='row')) is None
-  assert of(merge.della, {}) is None
-  assert set(of(merge.ties, dict(density=0.3))) == {'threshold'}
+      _bounds.magnitude_bounds(base, models, density=[0.25, 0.5]))
 
 
 def test_small_leaves_are_not_emptied():
@@ -445,20 +436,20 @@ def test_norms_are_kept_by_l1():
 
 
 def test_chunks_draw_what_the_leaf_draws(monkeypatch):
-  monkeypatch.setattr(draw, 'BLOCK', 64)
+  monkeypatch.setattr(_draw, 'BLOCK', 64)
   base, models = make()  # three blocks
-  whole = draw.uniform(KEY, (12, 16), 2)
+  whole = _draw.uniform(KEY, (12, 16), 2)
   assert whole.dtype == jnp.float32 and len(np.unique(whole)) == 192
   flat = whole.reshape(-1)
-  parts = [draw.uniform(draw.at_block(KEY, jnp.asarray(b)), (64,), 2)
+  parts = [_draw.uniform(_draw.at_block(KEY, jnp.asarray(b)), (64,), 2)
            for b in range(3)]
   np.testing.assert_array_equal(jnp.concatenate(parts), flat)
   np.testing.assert_array_equal(
-      draw.uniform(draw.at_block(KEY, 2), (5,), 2), flat[128:133])
+      _draw.uniform(_draw.at_block(KEY, 2), (5,), 2), flat[128:133])
   op = jax.jit(functools.partial(merge.dare, elect='sum', density=0.5))
   got = jnp.concatenate([
       op(base.reshape(-1)[i:i + 64], models.reshape(T, -1)[:, i:i + 64], WEIGHT,
-         draw.at_block(KEY, jnp.asarray(i // 64))) for i in range(0, 192, 64)])
+         _draw.at_block(KEY, jnp.asarray(i // 64))) for i in range(0, 192, 64)])
   np.testing.assert_array_equal(got.reshape(12, 16),
                                 op(base, models, WEIGHT, KEY))
 

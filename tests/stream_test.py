@@ -15,7 +15,7 @@ from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import merge
 from kt_jax.checkpoint import content
-from kt_jax.merge import select
+from kt_jax.merge import _select
 from kt_jax.merge import stream
 
 BF16 = ml_dtypes.bfloat16
@@ -113,12 +113,12 @@ def test_whole_model_is_one_trim():
 @pytest.mark.parametrize('name', ['rows', 'seen', 'unseen'])
 def test_threshold_of_a_tensor_that_is_sampled(monkeypatch, name, held):
   """Its rows are alike, or the sample sees only what is large, or small."""
-  monkeypatch.setattr(select, '_HELD', held)
+  monkeypatch.setattr(_select, '_HELD', held)
   shape = 401, 999
   delta = np.random.default_rng(0).normal(size=shape)
   seen = np.zeros(delta.size, bool)
-  for start in select.spread(delta.size):
-    seen[start:start + select.STRETCH] = True
+  for start in _select.stretch_starts(delta.size):
+    seen[start:start + _select.STRETCH] = True
   assert 0.3 < seen.mean() < 0.4
   delta *= {'rows': np.arange(len(delta))[:, None] ** 2,
             'seen': 1 + 99 * seen.reshape(shape),
@@ -319,7 +319,7 @@ def test_one_kernel_for_all_shapes_and_gradients():
   def op(base, models, weight, *, scale=1.0):
     calls.append(base.shape)
     return merge.task_arithmetic(base, models, weight, scale=scale)
-  op.measures = {}
+  merge.declare(op, entrywise=True)
   base = {f'layers.{i}.w': np.ones((3, i + 1), np.float32) for i in range(5)}
   streamed(op, base, [base], [1.0], scale=0.5,
            rules=[('', dict(scale=merge.Gradient((0.1, 0.9))))])

@@ -17,11 +17,6 @@ from kt_jax import data
 from kt_jax import merge
 from kt_jax import models
 from kt_jax import stats
-from kt_jax.align import spec as spec_lib
-from kt_jax.merge.svd_factors import as_matrix
-from kt_jax.merge.svd_factors import matmul
-from kt_jax.merge.svd_factors import rank_of
-from kt_jax.merge.svd_factors import svd_factors
 
 # Array parameter of an operator -> (its statistic, the function of the network
 # that it reads).
@@ -115,7 +110,7 @@ def align_expert(arm: Arm, spec, moving: Model, target: Model, features
 
 def activations(arm: Arm, context: MergeContext, spec, model: Model):
   """Group of units -> activations on examples of the first expert's task."""
-  groups = tuple(sorted(spec_lib.group_names(spec)))
+  groups = tuple(sorted(align.group_names(spec)))
   batches = list(samples(context, arm.experts[0]))
   parts = [jax.device_get(context.fns.taps(*model, b['images'], groups))
            for b in batches]
@@ -233,15 +228,17 @@ def smallest_components(base: jax.Array, models: jax.Array, weight: jax.Array,
   """
   if base.ndim < 2:
     return merge.linear(base, models, weight / len(models))
-  u, s, v = svd_factors(as_matrix(models - base, 1))
-  count = rank_of('smallest_components', components, s.shape[1], 'components')
+  u, s, v = merge.svd_factors(merge.as_matrix(models - base, 1))
+  count = merge.rank_of('smallest_components', components, s.shape[1],
+                        'components')
   values = (weight[:, None] * s).reshape(-1)
   size = jnp.abs(values)
   _, least = jax.lax.top_k(-jnp.where(size > 1e-6 * size.max(), size, jnp.inf),
                            count)
   chosen = jnp.zeros(values.shape, bool).at[least].set(True)
   values = jnp.where(chosen, values, 0).reshape(s.shape)
-  return base + jnp.sum(matmul(u * values[:, None], v), 0).reshape(base.shape)
+  delta = jnp.matmul(u * values[:, None], v, precision='highest')
+  return base + jnp.sum(delta, 0).reshape(base.shape)
 
 
-smallest_components.static = ('components',)
+merge.declare(smallest_components, static=('components',))

@@ -14,8 +14,8 @@ from experiments.merge.result import settings_of
 from experiments.merge.result import tune
 from experiments.merge.spec import Arm
 from kt_jax import core
+from kt_jax import merge
 from kt_jax import procedures
-from kt_jax.merge import rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def distances(base, model):
   """
   sums = {}
   for path, leaf in base.items():
-    layer = rules.layer(path)
+    layer = merge.layer_of(path)
     name = path.split('/')[0] if layer is None else str(layer)
     far, size = sums.get(name, (0, 0))
     sums[name] = (far + float(jnp.sum((model[path] - leaf)**2)),

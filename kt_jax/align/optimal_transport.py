@@ -26,39 +26,39 @@ def optimal_transport(
     T = n_B argmin over plans P of  sum_ij P_ij |a_i - b_j|,
     P 1 = 1/n_A,  P' 1 = 1/n_B
 
-  where a_i is what unit i of A reads: its incoming weights, already carried to
-  B's units by the maps before, and its bias, scale and shift; or, given
-  features, its activations. `transport(params_a, spec, T)` is A at B's widths;
-  the fused network is its mean with B (`merge.linear`).
+  where a_i are the incoming weights of unit i of A, already transported to B's
+  units by the earlier maps, and its bias, scale and shift; or, with features,
+  its activations. `transport(params_a, spec, T)` is A at B's widths; the fused
+  network is its mean with B (`merge.linear`).
 
   Args:
     params_a: pytree.
     params_b: pytree of the same leaves; sizes of groups may differ.
     spec: path of every leaf -> an entry for each axis, in the order in which
-      the network runs. The last axis of a leaf is what it makes, the others
-      what it reads, as Flax has it.
+      the network runs. The last axis of a leaf is its output, the others are
+      inputs, as in Flax.
     features_a: None to compare weights, or name of each group -> `[N, ...,
-      units]`, activations of A on some 200 inputs.
+      units]`, activations of A on about 200 inputs.
     features_b: the same of B, on the same inputs in the same order.
     solver: 'exact' or 'sinkhorn'. Exact plans between equal widths are
       permutations (SciPy); between unequal ones they need POT. Sinkhorn needs
       ott-jax. Both come with `pip install 'kt_jax[align]'`.
-    regularization: of Sinkhorn's entropy, as a share of the largest cost.
-    incoming: as in `transport`; for the weights that are carried on the way.
+    regularization: factor of Sinkhorn's entropy, relative to the largest cost.
+    incoming: as in `transport`, for incoming weights on the way.
 
   Returns:
     Name of each group -> `[units of A, units of B]`, columns of sum 1.
 
   Raises:
     UserError: the spec does not fit one of the networks, an axis outside of the
-      groups differs, features are lacking, or no order of the groups exists.
-    ImportError: a solver that is not installed, with what to install.
+      groups differs, features are missing, or no order of the groups exists.
+    ImportError: a solver that is not installed, with the command to install it.
 
   Departures: earlier maps are always applied first, which the authors' code
-  does only with its flag --past-correction. It has neither biases nor BatchNorm
-  nor a stream of several layers: a residual stream is matched by those of its
-  layers that read what is matched already, mostly the first. Costs are not
-  normalised.
+  does only with its flag --past-correction. It has no biases, no BatchNorm and
+  no groups of several layers; here a residual stream is matched by those of its
+  layers whose inputs are matched already, usually the first. Costs are not
+  normalized.
 
   References: singh2019otfusion, Sec. 4, Algorithm 1.
   """
@@ -92,22 +92,22 @@ def optimal_transport(
 
 
 def _next(leaves, spec, sizes, maps):
-  """`(group, [(path, part)])`: leaves that make it of what is matched."""
+  """`(group, [(path, part)])`: a group, and leaves with matched inputs only."""
   readable = {name: [] for name in sizes if name not in maps}
   for path in (path for path in spec if path in leaves):
     x = leaves[path]
-    found = specs.parts(path, spec[path], x.shape)
-    if (found and found[-1].axis == x.ndim - 1 and found[-1].name in readable
-        and all(part.name in maps for part in found[:-1])
+    parts = specs.parts(path, spec[path], x.shape)
+    if (parts and parts[-1].axis == x.ndim - 1 and parts[-1].name in readable
+        and all(part.name in maps for part in parts[:-1])
         and np.issubdtype(x.dtype, np.floating)):
-      readable[found[-1].name].append((path, found[-1]))
-  # A vector (bias, scale) tells little: a group waits for a matrix.
+      readable[parts[-1].name].append((path, parts[-1]))
+  # A vector (bias, scale) has little information: a group waits for a matrix.
   for least in (2, 1):
     for name, places in readable.items():
       if any(leaves[path].ndim >= least for path, _ in places):
         return name, places
-  raise core.UserError('optimal_transport: no leaf makes any of the groups '
-                       f'{list(readable)} out of axes that are fixed or '
+  raise core.UserError('optimal_transport: no leaf has an output in any of the '
+                       f'groups {list(readable)} and all its inputs fixed or '
                        'matched; give features.')
 
 
@@ -121,7 +121,7 @@ def _plan(cost: np.ndarray, solver: str, regularization: float) -> np.ndarray:
     plan[optimize.linear_sum_assignment(cost)] = 1
   else:
     try:
-      import ot  # pylint: disable=g-import-not-at-top
+      import ot  # pyrefly: ignore[missing-import]
     except ImportError as e:
       raise ImportError(f'Exact transport from {n} to {m} units needs POT: pip '
                         "install 'kt_jax[align]' (or POT).") from e
@@ -132,8 +132,8 @@ def _plan(cost: np.ndarray, solver: str, regularization: float) -> np.ndarray:
 
 def _sinkhorn(cost: np.ndarray, regularization: float) -> np.ndarray:
   try:
-    from ott.geometry import geometry  # pylint: disable=g-import-not-at-top
-    from ott.solvers import linear  # pylint: disable=g-import-not-at-top
+    from ott.geometry import geometry  # pyrefly: ignore[missing-import]
+    from ott.solvers import linear  # pyrefly: ignore[missing-import]
   except ImportError as e:
     raise ImportError("solver='sinkhorn' needs ott-jax: pip install "
                       "'kt_jax[align]' (or ott-jax).") from e
@@ -142,15 +142,15 @@ def _sinkhorn(cost: np.ndarray, regularization: float) -> np.ndarray:
   out = linear.solve(geometry.Geometry(cost, epsilon=regularization),
                      max_iterations=10_000)
   if not bool(out.converged):
-    raise core.UserError('optimal_transport: Sinkhorn has not converged at '
-                         f'regularization {regularization}; take a larger one.')
+    raise core.UserError('optimal_transport: Sinkhorn did not converge at '
+                         f'regularization {regularization}; increase it.')
   return np.asarray(out.matrix, np.float64)
 
 
 def _features(name, entry, features_a, features_b):
   for what, features in (('a', features_a), ('b', features_b)):
     if name not in features:
-      raise core.UserError(f'features_{what}: lacks group {name!r}.')
+      raise core.UserError(f'features_{what} lacks group {name!r}.')
   a, b = (specs.feature_units(name, entry, features[name])
           for features in (features_a, features_b))
   if a.shape[1] != b.shape[1]:
@@ -160,12 +160,12 @@ def _features(name, entry, features_a, features_b):
 
 
 def _check_alike(a, b, spec) -> None:
-  """Refuses networks that differ in more than the sizes of groups."""
+  """Refuses networks that differ in other axes than those of groups."""
   for path in {**a, **b}:
     if path not in a or path not in b:
       has, lacks = ('params_a', 'params_b')[::1 if path in a else -1]
       raise core.UserError(f'optimal_transport: {has} has leaf {path!r}, '
-                           f'{lacks} has not.')
+                           f'{lacks} does not.')
     if a[path].ndim == b[path].ndim and all(
         entry is not None or n == m for entry, n, m in zip(
             spec[path], a[path].shape, b[path].shape)):

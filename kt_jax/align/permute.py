@@ -20,20 +20,20 @@ def permute(params: Any, spec: specs.Spec,
     params: pytree; BatchNorm's statistics are leaves like the others, permute
       them too (`params | stats`).
     spec: path of every leaf -> an entry for each axis.
-    permutations: name of each group -> `[units]` int: which old unit comes to
-      each place. All groups of `params`; others are ignored.
+    permutations: name of each group -> `[units]` int: the old unit at each new
+      position. All groups of `params`; others are ignored.
 
   Returns:
     The pytree, its entries bit for bit.
 
   Raises:
-    UserError: the spec does not fit, a group has no permutation, or what it has
-      is none.
+    UserError: the spec does not fit, or the entry of a group is missing or not
+      a permutation.
   """
   sizes = specs.check_spec(params, spec)
   for name, size in sizes.items():
     if name not in permutations:
-      raise core.UserError(f'permutations: lack group {name!r}.')
+      raise core.UserError(f'permutations lack group {name!r}.')
     order = np.asarray(permutations[name])
     if order.shape != (size,) or not np.array_equal(
         np.sort(order), np.arange(size)):

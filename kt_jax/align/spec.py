@@ -1,5 +1,4 @@
-"""Specs: what their entries mean for a leaf, and whether they fit the leaves.
-"""
+"""Specs of units: parsing, checks, and views of leaves by unit."""
 from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ Spec = Mapping[str, tuple[Entry, ...]]
 
 
 def check_spec(params: Any, spec: Spec) -> dict[str, int]:
-  """How many units each group has; refuses a spec that does not fit.
+  """Sizes of the groups; refuses a spec that does not fit.
 
   Args:
     params: pytree.
@@ -25,29 +24,29 @@ def check_spec(params: Any, spec: Spec) -> dict[str, int]:
     Name of each group that `params` has -> its size, in the order of the spec.
 
   Raises:
-    UserError: a leaf is not in the spec, has another rank, an entry makes no
-      sense, an axis is no multiple of its entry's sizes, or leaves disagree on
-      the size of a group.
+    UserError: a leaf is not in the spec or has another number of axes, an entry
+      is malformed, an axis is not a multiple of its entry's sizes, or leaves
+      disagree on the size of a group.
   """
   leaves = core.flatten(params)
   for path in leaves:
     if path not in spec:
       raise core.UserError(core.nearest('entry in the spec for leaf', path,
                                         spec))
-  found: dict[str, tuple[int, str]] = {}
+  sizes: dict[str, tuple[int, str]] = {}
   for path in (path for path in spec if path in leaves):
     for part in parts(path, spec[path], jnp.shape(leaves[path])):
-      size, first = found.setdefault(part.name, (part.size, path))
+      size, first = sizes.setdefault(part.name, (part.size, path))
       if size != part.size:
         raise core.UserError(
             f'spec: group {part.name!r} has {size} units in {first!r}, but '
             f'{part.size} in axis {part.axis} of {path!r} '
             f'{jnp.shape(leaves[path])}.')
-  return {name: size for name, (size, _) in found.items()}
+  return {name: size for name, (size, _) in sizes.items()}
 
 
 class Part(NamedTuple):
-  """A group's place in a leaf: the axis is [before, size, after]."""
+  """The axis of a group in a leaf, as [before, size, after]."""
   name: str
   axis: int
   before: int
@@ -64,23 +63,23 @@ def parts(path: str, entries, shape: tuple[int, ...]) -> list[Part]:
   if isinstance(entries, str) or len(entries) != len(shape):
     raise core.UserError(f'spec: {path!r} has {len(shape)} axes {shape}, its '
                          f'entry is {entries!r}; one for each axis is needed.')
-  found = []
+  result = []
   for axis, entry in enumerate(entries):
     if entry is None:
       continue
     name, before, after = _factors(path, entry)
     if not shape[axis] or shape[axis] % (before * after):
-      raise core.UserError(f'spec: axis {axis} of {path!r} {shape} is no '
-                           f'multiple of {before * after}, as {entry!r} says.')
+      raise core.UserError(f'spec: axis {axis} of {path!r} {shape} is not a '
+                           f'multiple of {before * after}, as in {entry!r}.')
     if name is not None:
       size = shape[axis] // (before * after)
-      found.append(Part(name, axis, before, size, after))
-  return found
+      result.append(Part(name, axis, before, size, after))
+  return result
 
 
 def _factors(path: str, entry) -> tuple[str | None, int, int]:
   factors = (entry,) if isinstance(entry, str) else tuple(entry)
-  names = [n for n, f in enumerate(factors) if isinstance(f, str)]
+  names = [f for f in factors if isinstance(f, str)]
   sizes = [f for f in factors if not isinstance(f, str)]
   if len(names) > 1 or not all(
       isinstance(f, (int, np.integer)) and f > 0 for f in sizes):
@@ -88,8 +87,8 @@ def _factors(path: str, entry) -> tuple[str | None, int, int]:
                          'None, a name, or a tuple of sizes and one name.')
   if not names:
     return None, 1, 1
-  at = names[0]
-  return factors[at], math.prod(factors[:at]), math.prod(factors[at + 1:])
+  at = factors.index(names[0])
+  return names[0], math.prod(sizes[:at]), math.prod(sizes[at:])
 
 
 def unfold(x, part: Part):
@@ -100,7 +99,7 @@ def unfold(x, part: Part):
 
 
 def fold(x, part: Part):
-  """Undoes `unfold`, at whatever size the middle axis now has."""
+  """The inverse of `unfold`, with any size of the middle axis."""
   shape, at = x.shape, part.axis
   return x.reshape(*shape[:at], -1, *shape[at + 3:])
 
@@ -112,7 +111,7 @@ def units(x: np.ndarray, part: Part) -> np.ndarray:
 
 
 def host(params: Any) -> dict[str, np.ndarray]:
-  """Path -> floating leaf in float64 on the host; others as they are."""
+  """Path -> leaf on the host, in float64 if floating."""
   leaves = {}
   for path, leaf in core.flatten(params).items():
     floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
@@ -121,30 +120,30 @@ def host(params: Any) -> dict[str, np.ndarray]:
   return leaves
 
 
-def check_names(what: str, given, wanted) -> None:
-  """Refuses a dict that has not exactly the wanted groups."""
-  for name in given:
-    if name not in wanted:
-      raise core.UserError(core.nearest(f'group of the spec for {what}', name,
-                                        wanted))
-  for name in wanted:
-    if name not in given:
-      raise core.UserError(f'{what}: lacks group {name!r}.')
+def check_names(argument: str, names, groups) -> None:
+  """Refuses names that are not exactly the groups of the spec."""
+  for name in names:
+    if name not in groups:
+      raise core.UserError(core.nearest(f'group of the spec for {argument}',
+                                        name, groups))
+  for name in groups:
+    if name not in names:
+      raise core.UserError(f'{argument} lacks group {name!r}.')
 
 
 def group_names(spec: Spec) -> dict[str, Entry]:
-  """Name of each group -> the entry of the leaf that makes its units.
+  """Name of each group -> the entry of the leaf that outputs its units.
 
   That is the first leaf with the group on its last axis, else the first of all.
   """
-  made, read = {}, {}
+  outputs, inputs = {}, {}
   for path, entries in spec.items():
     for number, entry in enumerate(entries):
       if entry is not None:
         name = _factors(path, entry)[0]
         last = number == len(entries) - 1
-        (made if last else read).setdefault(name, entry)
-  return {name: entry for name, entry in (read | made).items()
+        (outputs if last else inputs).setdefault(name, entry)
+  return {name: entry for name, entry in (inputs | outputs).items()
           if name is not None}
 
 

@@ -1,4 +1,4 @@
-"""Carries a network's weights to the units of another."""
+"""Transport of a network's weights to the units of another."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,22 +19,23 @@ def transport(params: Any, spec: specs.Spec, maps: Mapping[str, np.ndarray], *,
     new[..., j, ...] = sum_i old[..., i, ...] T[i, j]   on every axis
 
   Args:
-    params: pytree of A; BatchNorm's statistics too, though they are better
-      measured anew (`models.reestimate_statistics`).
+    params: pytree of A; BatchNorm's statistics too, although those are better
+      re-estimated (`models.reestimate_statistics`).
     spec: path of every leaf -> an entry for each axis.
     maps: name of each group -> `[units of A, units of B]`, columns of sum 1.
       All groups of `params`; others are ignored.
-    incoming: which sums are 1 on axes that a layer reads, all but a leaf's last
-      one. 'columns': the paper's. 'rows': each unit of A hands on in all what
-      it did in A, which keeps the network's outputs where B's units are copies
-      of A's. At equal widths exact maps are permutations and both agree.
+    incoming: the sums that are 1 on inputs, which are all axes of a leaf but
+      the last. 'columns': the paper's. 'rows': the total contribution of each
+      unit of A is that in A, which keeps the network's outputs where B's units
+      are copies of A's. At equal widths exact maps are permutations, and both
+      agree.
 
   Returns:
     The pytree, each leaf in its dtype; arithmetic in float64. Leaves that are
     not floating and have no group are kept.
 
   Raises:
-    UserError: the spec does not fit, a group lacks a map, or a map has other
+    UserError: the spec does not fit, a group has no map, or a map has other
       sizes or an entry that is not finite.
 
   References: singh2019otfusion, Sec. 4.
@@ -43,7 +44,7 @@ def transport(params: Any, spec: specs.Spec, maps: Mapping[str, np.ndarray], *,
   check_incoming(incoming)
   for name, size in sizes.items():
     if name not in maps:
-      raise core.UserError(f'maps: lack group {name!r}.')
+      raise core.UserError(f'maps lack group {name!r}.')
     shape = np.shape(maps[name])
     if len(shape) != 2 or shape[0] != size or not np.isfinite(
         maps[name]).all():
@@ -67,7 +68,7 @@ def check_incoming(incoming: str) -> None:
 
 
 def carry(path, x: np.ndarray, spec, maps, incoming: str, but=None):
-  """A leaf through the maps of all its groups, that of `but` apart."""
+  """A leaf through the maps of all its groups except that of `but`."""
   for part in specs.parts(path, spec[path], x.shape):
     if part == but:
       continue

@@ -3,8 +3,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from kt_jax import merge
 from kt_jax.cli import problems as problems_lib
-from kt_jax.merge import measures
 from kt_jax.merge import stream
 
 
@@ -55,10 +55,10 @@ def _reads(job) -> int:
   inputs = sum(t.nbytes for t in (job.base, *job.models) if hasattr(t, 'nbytes')
                and not getattr(t, 'is_zero', False))
   passes = 1
-  measured = job.op and measures.measures_of(job.op, job.settings)
-  for name, measure in (measured or {}).items():
-    if name not in job.known:  # to choose takes a sample first
-      passes += 2 if hasattr(measure, 'choose') else 1
+  measures = merge.contract_of(job.op).chunk_measures(job.settings)
+  for name, measure in (measures or {}).items():
+    if name not in job.measured:  # a choice takes a sample first
+      passes += 2 if isinstance(measure, merge.Choice) else 1
   return passes * inputs
 
 
@@ -72,8 +72,7 @@ def _memory(job) -> int:
   count = 1 + len(job.models)
   if not job.op:
     return min(job.base.size, stream.BLOCK) * job.base.dtype.itemsize
-  measured = measures.measures_of(job.op, job.settings)
-  if measured is None:
+  if merge.contract_of(job.op).chunk_measures(job.settings) is None:
     return (count + 1) * job.base.size * 4
   return (2 * count + 1) * min(job.base.size, stream.BLOCK) * 4
 

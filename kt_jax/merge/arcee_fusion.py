@@ -1,12 +1,12 @@
-"""Takes those entries of a model that moved much in rows that moved much."""
+"""Takes the entries of a model that changed much, in rows that changed much."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.select import kth_largest
-from kt_jax.merge.slerp import one_model
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_one_model
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._select import kth_largest
+from kt_jax.merge._span import span
 
 
 def arcee_fusion(
@@ -21,7 +21,7 @@ def arcee_fusion(
   Args:
     base: `[...]` leaf of the base model; also gives the dtype.
     models: `[1, ...]`, one model.
-    weight: `[1]`, a factor of what is taken; the method has 1.
+    weight: `[1]`, a factor of the changes that are taken; the method has 1.
 
   Returns:
     `[...]` in base's dtype; a leaf that is not floating is the base's. The mask
@@ -31,16 +31,15 @@ def arcee_fusion(
     UserError: more than one model.
 
   Departures: quartiles are exact, and those entries of the sorted list that
-  mergekit reads (positions rounded down); it draws a million entries of larger
-  leaves. The arithmetic is float32, there in the model's dtype. Leaves whose
-  rows all agree have importance 0 everywhere and are taken whole, as there. A
-  leaf without axes is one row.
-
-  References: none; the method is documented by its public code.
+  mergekit reads (positions rounded down); it samples a million entries of
+  larger leaves. The arithmetic is float32, there in the model's dtype. A leaf
+  in which all rows agree has importance 0 everywhere and is taken whole, as
+  there. A leaf without axes is one row. The method is documented by its public
+  code only.
   """
   weight = core.to_float(jnp.asarray(weight))
   check_stack('arcee_fusion', base, models, weight)
-  one_model('arcee_fusion', models)
+  check_one_model('arcee_fusion', models)
   if not jnp.issubdtype(base.dtype, jnp.floating) or not base.size:
     return base
   ours, theirs = (jnp.atleast_1d(core.to_float(jax.lax.stop_gradient(x)))
@@ -58,7 +57,7 @@ def arcee_fusion(
 
 
 def _from_below(x, place):
-  """Entry `place` of all, sorted; magnitudes are selected, not sorted."""
+  """Entry `place` of all in ascending order, without a sort."""
   least = jnp.min(x)
   shift = jnp.minimum(least, 0)
   return jnp.reshape(kth_largest(x - shift, x.size - place), ()) + shift

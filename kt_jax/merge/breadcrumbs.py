@@ -1,12 +1,13 @@
-"""Model Breadcrumbs: neither the outliers of a task vector nor its noise."""
+"""Model Breadcrumbs: task vectors without their outliers and their noise."""
 from collections.abc import Sequence
 
 import jax
 
 from kt_jax import core
-from kt_jax.merge.combine import combine
-from kt_jax.merge.combine import needs_whole
-from kt_jax.merge.measures import bounds_unless
+from kt_jax.merge._bounds import bounds_measure
+from kt_jax.merge._combine import combine
+from kt_jax.merge._combine import entrywise
+from kt_jax.merge.contract import declare
 
 
 def breadcrumbs(
@@ -36,25 +37,26 @@ def breadcrumbs(
     models: `[T, ...]` the same leaf of T models.
     weight: `[T]`, any finite reals, possibly traced.
     threshold: `[T, 2]` smallest and largest magnitude kept; None measures them.
-    density: share of the entries kept, one or `[T]`: beta of the authors' code,
-      which begins its search at 0.15.
-    gamma: share of outliers dropped, one or `[T]`; the code begins at 0.006.
+    density: share of the entries kept, a number or `[T]`: beta of the authors'
+      code, where its search begins at 0.15.
+    gamma: share of outliers dropped, a number or `[T]`; there from 0.006.
     axis: None for bounds over the leaf, as the paper has it; 'row' or -1 for
       bounds in each row along the last axis, as the released code has it;
       another axis for another layout.
     rescale: 'none' (the paper's), 'inverse' or 'l1', see `combine`.
     elect: 'none', 'sum' or 'count'.
     normalize: divides by the weights that are added.
-    scale: alpha of the paper; the code begins its search at 0.2.
+    scale: alpha of the paper; the search of the code begins at 0.2.
 
   Returns:
     `[...]` in base's dtype. At density 1 one model of weight 1 comes back bit
     for bit, whatever gamma.
 
-  Departures: of n entries max(1, int(density n)) stay, and min(int(gamma n),
-  what is left) of the largest go, so that no small leaf is emptied: older
-  mergekit emptied those of fewer than 1 / gamma entries, newer and the released
-  code those of fewer than 1 / density. What ties with a bound stays.
+  Departures: of n entries max(1, int(density n)) stay, and at most the
+  remaining ones of the int(gamma n) largest are dropped, so that no small leaf
+  is emptied: older mergekit empties those of fewer than 1 / gamma entries,
+  newer and the released code those of fewer than 1 / density. Entries that tie
+  with a bound stay.
 
   References: davari2023breadcrumbs, Sec. 3.
   """
@@ -68,6 +70,6 @@ def breadcrumbs(
                  rescale=rescale, elect=elect, normalize=normalize, scale=scale)
 
 
-breadcrumbs.measures = dict(threshold=bounds_unless(0.15, 0.006))
-breadcrumbs.whole = needs_whole
-breadcrumbs.static = ('density', 'gamma')  # counted in float64
+declare(breadcrumbs, entrywise=entrywise,
+        measures={'threshold': bounds_measure(0.15, 0.006)},
+        static=('density', 'gamma'))  # counted in float64

@@ -1,10 +1,11 @@
-"""DARE: drop entries of the deltas at random and rescale the rest."""
+"""DARE: drops entries of the deltas at random and rescales the rest."""
 from collections.abc import Sequence
 
 import jax
 
-from kt_jax.merge.combine import combine
-from kt_jax.merge.combine import needs_whole
+from kt_jax.merge._combine import combine
+from kt_jax.merge._combine import entrywise
+from kt_jax.merge.contract import declare
 
 
 def dare(
@@ -31,9 +32,9 @@ def dare(
     models: `[T, ...]` the same leaf of T models.
     weight: `[T]`, any finite reals, possibly traced.
     key: the leaf's; `over_tree(..., key=)` folds one with each leaf's path. The
-      models draw apart. A chunk of a leaf takes `draw.at_block(key, number)`.
-    density: share kept in expectation, 1 - p of the paper, one or `[T]`; the
-      paper drops p = 0.9 and up to 0.99.
+      models draw independently.
+    density: share kept in expectation, 1 - p of the paper, a number or `[T]`;
+      the paper drops p = 0.9 and up to 0.99.
     rescale: 'inverse' (the paper's, unbiased), 'l1' (the deltas keep their L1
       norm over the leaf: mergekit's) or 'none'.
     elect: 'none', 'sum' or 'count'.
@@ -54,5 +55,4 @@ def dare(
                  normalize=normalize, scale=scale)
 
 
-dare.measures = {}  # entry by entry, except for norms
-dare.whole = needs_whole
+declare(dare, entrywise=entrywise)

@@ -3,9 +3,10 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.multislerp import normalized
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._check import normalized
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
 
 
 def fisher(
@@ -17,24 +18,24 @@ def fisher(
     floor: float = 1e-6,
     floor_first_only: bool = False,
 ) -> jax.Array:
-  r"""Averages each entry by how certain each model is of it.
+  r"""Averages each entry by the certainty of each model about it.
 
     sum_t w_t F_t m_t / sum_t w_t F_t
 
   Args:
-    base: `[...]` leaf of the base model; gives the dtype and has no part.
+    base: `[...]` leaf of the base model; gives the dtype and nothing else.
     models: `[T, ...]`.
-    weight: `[T]`, at least 0; only ratios matter. The authors' default is to
-      make it 1 / |F_t|, the norm over the whole model, so that no model counts
-      for more because its Fisher information is larger: that is the caller's to
-      pass. One alone is that model bit for bit.
+    weight: `[T]`, at least 0; only ratios matter. The authors' default is
+      1 / |F_t|, the norm over the whole model, so that no model counts for more
+      because its Fisher information is larger; the caller passes it. One alone
+      is that model bit for bit.
     fisher: `[T, ...]` diagonal Fisher information: the mean over examples of
       E_y (grad log p(y | x))^2, y drawn from the model itself. None, for leaves
       that have none, is the weighted mean.
-    floor: entries are at least this; where all are on it the result is the
-      weighted mean.
-    floor_first_only: only the first model's are, so that it wins where all
-      vanish.
+    floor: least value of the entries of `fisher`; where all are raised to it
+      the result is the weighted mean.
+    floor_first_only: only the first model's are raised, so that it wins where
+      all vanish.
 
   Returns:
     `[...]` in base's dtype; a leaf that is not floating is the base's.
@@ -43,9 +44,9 @@ def fisher(
     UserError: fisher of another shape, a negative weight or floor, weights that
       sum to 0.
 
-  Departures: the authors' code floors the first model only by default, here all
-  are, so that the order of models means nothing. Where no floor is left and all
-  vanish it is the weighted mean too.
+  Departures: the authors' code raises the first model's only by default, here
+  all are, so that the order of models has no effect. At floor 0 the result is
+  the weighted mean where all vanish.
 
   References: matena2021fisher, Eq. 2.
   """
@@ -67,9 +68,9 @@ def fisher(
   weight = weight.reshape((-1,) + (1,) * base.ndim)
   mass = weight * raised
   total = jnp.sum(mass, 0)
-  none = total == 0
+  vanish = total == 0
   return span(base, models,
-              jnp.where(none, weight, mass / jnp.where(none, 1, total)))
+              jnp.where(vanish, weight, mass / jnp.where(vanish, 1, total)))
 
 
-fisher.measures = {}
+declare(fisher, entrywise=True)

@@ -1,14 +1,16 @@
-"""Mean on the sphere."""
+"""The Karcher mean: the mean on the sphere."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.gram import check_gram
-from kt_jax.merge.gram import cosines
-from kt_jax.merge.gram import zero_gram
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.multislerp import normalized
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._check import normalized
+from kt_jax.merge._gram import check_gram
+from kt_jax.merge._gram import cosines
+from kt_jax.merge._gram import zero_gram
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
+from kt_jax.merge.contract import Measure
 
 
 def karcher(
@@ -25,8 +27,8 @@ def karcher(
 
     u <- exp_u( sum_t w_t log_u(m_t / |m_t|) ),   result (sum_t w_t |m_t|) u
 
-  minimises sum_t w_t angle(u, m_t)^2. The steps stay in the span of the models,
-  so they are taken on its coordinates, which `gram` suffices for.
+  minimizes sum_t w_t angle(u, m_t)^2. The steps stay in the span of the models,
+  so they are taken in its coordinates, for which `gram` suffices.
 
   Args:
     base: `[...]` leaf of the base model; gives the dtype, and with origin
@@ -34,10 +36,10 @@ def karcher(
     models: `[T, ...]`.
     weight: `[T]`, divided by their sum. One alone is that model bit for bit.
     gram: `[T, T]`, see `delta_gram`; None takes it from the leaf.
-    max_iter: steps.
-    tol: leaves no longer than this have no direction; steps no longer than
-      this are the last; where the mean of the directions is no longer than
-      this, the search begins at the first model.
+    max_iter: largest number of steps.
+    tol: leaves no longer than this have no direction; a step no longer than
+      this is the last; where the mean of the directions is no longer than this,
+      the search begins at the first model.
     origin: 'zero', or 'base' for the mean of the task vectors.
 
   Returns:
@@ -47,11 +49,9 @@ def karcher(
     UserError: an unknown origin, max_iter < 1, tol <= 0, weights that sum to 0.
 
   Departures: mergekit gives all its models, the base among them, one weight.
-  It skips models at an angle below tol from u, we do not need to; those
+  It skips models at an angle below tol from u, which is not needed here; models
   opposite to u have no direction from it and are skipped here, while there
   rounding picks one.
-
-  References: none.
   """
   weight = jnp.asarray(weight)
   check_stack('karcher', base, models, weight)
@@ -65,9 +65,9 @@ def karcher(
     gram = zero_gram(base, models, origin=origin)
   check_gram('karcher', gram, len(models))
   norm, cosine = cosines(gram, tol)
-  there = (norm > 0) & (weight != 0)
-  # Of what has a direction the weights sum to one again.
-  part = jnp.where(there, weight, 0)
+  directed = (norm > 0) & (weight != 0)
+  # The weights of models that have a direction sum to one again.
+  part = jnp.where(directed, weight, 0)
   total = jnp.sum(part)
   part = part / jnp.where(total == 0, 1, total)
 
@@ -79,7 +79,7 @@ def karcher(
     return x / jnp.where(size > tol, size, 1), size
 
   at, size = unit(part)
-  first = jax.nn.one_hot(jnp.argmax(there), len(models), dtype=part.dtype)
+  first = jax.nn.one_hot(jnp.argmax(directed), len(models), dtype=part.dtype)
   at = jnp.where(size > tol, at, first)
 
   def step(carry, _):
@@ -98,7 +98,7 @@ def karcher(
   return span(base, models, jnp.where(norm == 0, 0, factors), origin)
 
 
-karcher.measures = dict(gram=zero_gram)
+declare(karcher, entrywise=True, measures={'gram': Measure(zero_gram)})
 
 
 def _angle_over_sine(cosine, tol):

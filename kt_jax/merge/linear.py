@@ -3,7 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.mix import check_stack
+from kt_jax.merge._check import check_stack
+from kt_jax.merge.contract import declare
 from kt_jax.merge.mix import mix
 
 
@@ -13,7 +14,7 @@ def linear(
 
     (1 - sum_t w_t) base + sum_t w_t m_t
 
-  Weights 1/T make a uniform soup (and FedAvg), in which the base has no part.
+  Weights 1/T make a uniform soup (and FedAvg), in which the base has factor 0.
   One model at weight 1 - tau makes momentum-based interpolation, the MCL of
   roth2024fantastic: theta_slow <- tau theta_slow + (1 - tau) theta_fast is
   `over_tree(linear, slow, [fast], [1 - tau])`.
@@ -26,12 +27,12 @@ def linear(
   Returns:
     `[...]` in base's dtype; the arithmetic is in at least float32. With one
     weight 1 and the others 0 it is that model bit for bit, with all 0 the base:
-    signed zeros, subnormals and infinities too. What has factor 0 is not read,
-    so that an infinity in it makes no NaN. A leaf that is not floating (counts,
-    masks, PRNG keys) is copied from the base.
+    signed zeros, subnormals and infinities too. A leaf with factor 0 is not
+    read, so that an infinity in it makes no NaN. A leaf that is not floating
+    (counts, masks, PRNG keys) is copied from the base.
 
-  Departures: a factor of the base within T rounding errors of 0 is 0, for ten
-  times 0.1 is not 1 in floats and a soup must not depend on its base.
+  Departures: a factor of the base within T rounding errors of 0 is 0, because
+  ten times 0.1 is not 1 in floats and a soup must not depend on its base.
 
   References: wortsman2022soups, Sec. 2 (uniform soup); roth2024fantastic
   (momentum-based interpolation).
@@ -41,4 +42,4 @@ def linear(
   return mix(base, models, weight)
 
 
-linear.measures = {}  # entry by entry: chunks of a leaf are enough
+declare(linear, entrywise=True)

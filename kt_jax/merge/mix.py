@@ -1,4 +1,4 @@
-"""The one sum: every operator chooses coefficients, this adds up."""
+"""The sum of all operators: they choose coefficients, `mix` adds."""
 from collections.abc import Sequence
 import functools
 import operator
@@ -14,27 +14,25 @@ def mix(
     models: jax.Array,
     coefficients: jax.Array | Sequence[jax.Array],
 ) -> jax.Array:
-  r"""Sums a base and models so that what has factor 1 alone comes out exact.
+  r"""Sums a base and models; a single factor 1 among zeros is exact.
 
     (1 - sum_t c_t) base + sum_t c_t m_t
 
   Args:
     base: `[...]` leaf of the base model; also gives the dtype.
     models: `[T, ...]` the same leaf of T models.
-    coefficients: `[T]`, or one a leaf entry: `[T, ...]`, or T arrays `[...]`,
+    coefficients: `[T]`, or one per entry: `[T, ...]`, or T arrays `[...]`,
       which compilers fuse into one pass over the leaves.
 
   Returns:
     `[...]` in base's dtype; the arithmetic is in at least float32. Where one
     coefficient is 1 and the others are 0 it is that model bit for bit, where
-    all are 0 the base: signed zeros, subnormals and infinities too. What has
+    all are 0 the base: signed zeros, subnormals and infinities too. A leaf with
     factor 0 is not read. Gradients flow to base, models and coefficients. A
     leaf that is not floating is copied from the base.
 
-  Departures: a factor of the base within T rounding errors of 0 is 0, for ten
-  times 0.1 is not 1 in floats and a soup must not depend on its base.
-
-  References: none.
+  Departures: a factor of the base within T rounding errors of 0 is 0, because
+  ten times 0.1 is not 1 in floats and a soup must not depend on its base.
   """
   if not jnp.issubdtype(base.dtype, jnp.inexact):
     return base
@@ -53,41 +51,25 @@ def mix(
   for t in range(len(models)):  # in this order, on any mesh
     total += _times(coefficients[t], models[t])
 
-  # A product flushes subnormals and a sum loses -0.0: one factor 1 among zeros
-  # takes the leaf as it is.
+  # A product flushes subnormals and a sum loses -0.0: with one factor 1 among
+  # zeros the leaf is copied.
   if flat:
-    alone = (jnp.sum(coefficients != 0) + (rest != 0) == 1) & (
+    copied = (jnp.sum(coefficients != 0) + (rest != 0) == 1) & (
         jnp.any(coefficients == 1) | (rest == 1))
   else:
     factors = [*coefficients, rest]
-    read = add([(c != 0).astype(jnp.int32) for c in factors])
+    nonzero = add([(c != 0).astype(jnp.int32) for c in factors])
     one = functools.reduce(operator.or_, [c == 1 for c in factors])
-    alone = (read == 1) & one
-  only = base
+    copied = (nonzero == 1) & one
+  copy = base
   for t in range(len(models)):  # no gather: loops fuse, models are not stacked
-    only = jnp.where(coefficients[t] == 1, models[t], only)
-  return _value_of(alone, only.astype(base.dtype), total.astype(base.dtype))
+    copy = jnp.where(coefficients[t] == 1, models[t], copy)
+  return _copy_where(copied, copy.astype(base.dtype), total.astype(base.dtype))
 
 
 def add(terms: Sequence[jax.Array]) -> jax.Array:
-  """The sum, in order: no compiler may choose another."""
+  """The sum in the given order, which no compiler may change."""
   return functools.reduce(operator.add, terms)
-
-
-def check_stack(fn: str, base: jax.Array, models: jax.Array,
-                weight: jax.Array) -> None:
-  """Refuses models that are not `[T, ...]` and weights that are not `[T]`.
-
-  Raises:
-    UserError: names the argument and its shape.
-  """
-  if models.ndim < 1 or not len(models) or models.shape[1:] != base.shape:
-    raise core.UserError(
-        f'{fn}: models has shape {models.shape}; base asks for (T,) + '
-        f'{base.shape}, T >= 1.')
-  if weight.shape != models.shape[:1]:
-    raise core.UserError(f'{fn}: weight has shape {weight.shape}; models asks '
-                         f'for {models.shape[:1]}.')
 
 
 def _times(factor: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -97,11 +79,11 @@ def _times(factor: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _value_of(alone, only, total):
-  """`only` where `alone`, else `total`; the gradient is always `total`'s."""
-  return jnp.where(alone, only, total)
+def _copy_where(copied, copy, total):
+  """`copy` where `copied`, else `total`; the gradient is always `total`'s."""
+  return jnp.where(copied, copy, total)
 
 
-@_value_of.defjvp
-def _value_of_jvp(primals, tangents):
-  return _value_of(*primals), tangents[2]
+@_copy_where.defjvp
+def _copy_where_jvp(primals, tangents):
+  return _copy_where(*primals), tangents[2]

@@ -1,13 +1,16 @@
-"""Model Stock: how far to trust a mean, from the angle between models."""
+"""Model Stock: a step towards the mean, set by the angle between models."""
 import jax
 from jax import numpy as jnp
 
-from kt_jax.merge.gram import check_gram
-from kt_jax.merge.gram import cosines
-from kt_jax.merge.gram import delta_gram
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.multislerp import normalized
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._check import normalized
+from kt_jax.merge._gram import check_gram
+from kt_jax.merge._gram import cosines
+from kt_jax.merge._gram import delta_gram
+from kt_jax.merge._gram import is_whole_vector
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
+from kt_jax.merge.contract import Measure
 
 
 def model_stock(
@@ -31,8 +34,8 @@ def model_stock(
     base: `[...]` leaf of the base model; also gives the dtype.
     models: `[T, ...]`. One alone has no angle: t = 1.
     weight: `[T]`, at least 0, divided by their sum. Equal ones are the paper's.
-      For others the mean, the mean cosine (w_i w_j a pair) and T (1 over the
-      sum of squares) are the weighted ones, which is the same derivation.
+      For others the mean, the mean cosine (weights w_i w_j) and T (1 over the
+      sum of squares) are the weighted ones, by the same derivation.
     gram: `[T, T]`, see `delta_gram`; None takes it from the leaf.
     axis: axes along which a vector runs, each with its own t; None for the
       whole leaf. Leaves without axes are always whole.
@@ -44,10 +47,10 @@ def model_stock(
   Raises:
     UserError: a negative weight, or weights that sum to 0.
 
-  Departures: the paper says nothing of negative cosines. mergekit lets t run
-  (clip False: negative, or above 1 beyond the pole) and takes the base at the
-  pole. Its filter_wise is axis -1. It divides products of norms by at least
-  1e-6, so that short task vectors count as orthogonal; we do not.
+  Departures: the paper does not treat negative cosines. mergekit does not
+  restrict t (clip False: negative, or above 1 beyond the pole) and takes the
+  base at the pole. Its filter_wise is axis -1. It divides by products of norms
+  of at least 1e-6, so that short task vectors count as orthogonal; not here.
 
   References: jang2024modelstock, Eq. 2 and Sec. 4 (t for T models).
   """
@@ -63,18 +66,18 @@ def model_stock(
   _, cosine = cosines(gram)
   pairs = jnp.where(jnp.eye(count, dtype=bool), 0, weight[:, None] * weight)
   among = jnp.sum(pairs)  # 1 - 1 / T
-  alone = among == 0
+  single = among == 0
   mean = jnp.tensordot(pairs, cosine, 2, precision=jax.lax.Precision.HIGHEST)
-  mean = mean / jnp.where(alone, 1, among)
+  mean = mean / jnp.where(single, 1, among)
   # T cos / (1 + (T - 1) cos), with numerator and denominator over T.
   below = jnp.sum(jnp.square(weight)) + among * mean
   pole = jnp.abs(below) < 1e-6
   t = jnp.where(pole, 0, mean / jnp.where(pole, 1, below))
   if clip:
     t = jnp.where(below > 0, jnp.clip(t, 0, 1), 0)
-  t = jnp.where(alone, 1, t)
+  t = jnp.where(single, 1, t)
   return span(base, models, weight.reshape((-1,) + (1,) * t.ndim) * t)
 
 
-model_stock.measures = dict(gram=delta_gram)
-model_stock.whole = lambda **settings: settings.get('axis') is not None
+declare(model_stock, entrywise=is_whole_vector,
+        measures={'gram': Measure(delta_gram)})

@@ -1,14 +1,16 @@
 """Spherical mean of several models, in one step."""
 import jax
 from jax import numpy as jnp
-import numpy as np
 
 from kt_jax import core
-from kt_jax.merge.gram import check_gram
-from kt_jax.merge.gram import cosines
-from kt_jax.merge.gram import delta_gram
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._check import normalized
+from kt_jax.merge._gram import check_gram
+from kt_jax.merge._gram import cosines
+from kt_jax.merge._gram import delta_gram
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
+from kt_jax.merge.contract import Measure
 
 
 def multislerp(
@@ -40,16 +42,15 @@ def multislerp(
     `[...]` in base's dtype; a leaf that is not floating is the base's.
 
   Raises:
-    UserError: an unknown origin; weights to normalise that sum to 0.
+    UserError: an unknown origin; weights to normalize that sum to 0.
 
   Departures: mergekit projects the models on the tangent space at this mean
-  direction, sums them there and comes back. That sum is zero [derived]: the
-  tangent of sum_t w_t u_t at its own direction. So the formula above is all.
-  It adds eps to the norms, which we do not; it fails on directions that cancel
-  unless there are two, we take the weighted mean for any number. Its
-  base_model given or not is origin 'base' or 'zero'.
-
-  References: none.
+  direction, sums them there and maps the sum back. That sum is zero [derived]:
+  it is the tangent of sum_t w_t u_t at its own direction, which leaves the
+  formula above. mergekit adds eps to the norms, and of directions that cancel
+  takes the mean only if there are two; here eps is not added and the weighted
+  mean is taken for any number. With a base_model it has origin 'base', else
+  'zero'.
   """
   weight = jnp.asarray(weight)
   check_stack('multislerp', base, models, weight)
@@ -65,30 +66,12 @@ def multislerp(
   check_gram('multislerp', gram, len(models))
   norm, cosine = cosines(gram, eps)
   square = jnp.sum(weight[:, None] * cosine * weight)
-  none = square <= eps**2
-  length = jnp.sqrt(jnp.where(none, 1, square))
+  cancel = square <= eps**2
+  length = jnp.sqrt(jnp.where(cancel, 1, square))
   size = jnp.where(norm == 0, 1, norm)
   factors = jnp.where(norm == 0, 0,
                       jnp.sum(weight * norm) * weight / (size * length))
-  return span(base, models, jnp.where(none, weight, factors), origin)
+  return span(base, models, jnp.where(cancel, weight, factors), origin)
 
 
-multislerp.measures = dict(gram=delta_gram)
-
-
-def normalized(fn: str, weight: jax.Array, least: float = -np.inf
-               ) -> jax.Array:
-  """Weights over their sum.
-
-  Raises:
-    UserError: they sum to 0, or one is below `least`.
-  """
-  if not isinstance(weight, jax.core.Tracer):
-    known = np.asarray(weight)
-    if (known < least).any():
-      raise core.UserError(f'{fn}: weight must be >= {least}, got {known}.')
-    if known.sum() == 0:
-      raise core.UserError(f'{fn}: weight must not sum to 0, got {known}.')
-  weight = core.to_float(weight)
-  total = jnp.sum(weight)
-  return weight / jnp.where(total == 0, 1, total)
+declare(multislerp, entrywise=True, measures={'gram': Measure(delta_gram)})

@@ -1,11 +1,12 @@
-"""Takes a model's entries where they are near the base's."""
+"""Moves entries to those of a model where both are near."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.slerp import one_model
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_one_model
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
 
 
 def nearswap(
@@ -32,14 +33,12 @@ def nearswap(
     UserError: more than one model, or a negative `t`.
 
   Departures: mergekit divides by at least 1e-6, so that with a smaller `t` no
-  entry is taken whole; ours has no floor. It has no default for `t`; this is
-  the one that the method was released with.
-
-  References: none.
+  entry is taken whole; here is no such floor. It has no default for `t`; 1e-4
+  is that of the method's first release.
   """
   weight = core.to_float(jnp.asarray(weight))
   check_stack('nearswap', base, models, weight)
-  one_model('nearswap', models)
+  check_one_model('nearswap', models)
   if not isinstance(t, jax.core.Tracer) and not t >= 0:
     raise core.UserError(f'nearswap: t must be >= 0, got {t}.')
   if not jnp.issubdtype(base.dtype, jnp.floating):
@@ -51,4 +50,4 @@ def nearswap(
   return span(base, models, (weight[0] * share)[None])
 
 
-nearswap.measures = {}
+declare(nearswap, entrywise=True)

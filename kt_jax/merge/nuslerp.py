@@ -3,12 +3,15 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.gram import check_gram
-from kt_jax.merge.gram import cosines
-from kt_jax.merge.gram import delta_gram
-from kt_jax.merge.mix import check_stack
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._gram import check_gram
+from kt_jax.merge._gram import cosines
+from kt_jax.merge._gram import delta_gram
+from kt_jax.merge._gram import is_whole_vector
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
+from kt_jax.merge.contract import Measure
 from kt_jax.merge.slerp import arc
-from kt_jax.merge.span import span
 
 
 def nuslerp(
@@ -27,16 +30,16 @@ def nuslerp(
 
   Args:
     base: `[...]` leaf of the base model; also gives the dtype.
-    models: `[2, ...]`; of one model, that model comes back.
-    weight: `[2]`; a sum of 0 gives t = 1/2. All of it on one model is that
+    models: `[2, ...]`; one model alone is the result.
+    weight: `[2]`; a sum of 0 gives t = 1/2. All of it on one model gives that
       model bit for bit.
     gram: `[2, 2]`, see `delta_gram`; None takes it from the leaf.
     origin: 'base' for task vectors, 'zero' for the arc between the models
-      themselves, where the base has no part.
+      themselves, whatever the base.
     axis: axes along which a vector runs, each with its own angle; None for the
       whole leaf. Leaves without axes are always whole.
-    eps: sines no larger than this, and those float32 cannot tell from it, make
-      the line.
+    eps: where the sine of the angle is no larger than this, or than float32
+      resolves, the line is taken.
 
   Returns:
     `[...]` in base's dtype; a leaf that is not floating is the base's.
@@ -52,9 +55,7 @@ def nuslerp(
     not nuslerp_flatten, nuslerp_row_wise           axis 0
 
   It takes the line at exactly parallel vectors only; where rounding hides that
-  they are antiparallel its factors are thousands, ours add up to one.
-
-  References: none.
+  they are antiparallel its factors are thousands, while here they add up to 1.
   """
   weight = core.to_float(jnp.asarray(weight))
   check_stack('nuslerp', base, models, weight)
@@ -66,8 +67,8 @@ def nuslerp(
   if len(models) == 1:
     return span(base, models, jnp.ones(1))
   total = weight[0] + weight[1]
-  none = jnp.abs(total) < 1e-6
-  t = jnp.where(none, 0.5, weight[1] / jnp.where(none, 1, total))
+  cancel = jnp.abs(total) < 1e-6
+  t = jnp.where(cancel, 0.5, weight[1] / jnp.where(cancel, 1, total))
   if gram is None:
     gram = delta_gram(base, models, origin=origin, axis=axis)
   check_gram('nuslerp', gram, 2)
@@ -76,5 +77,5 @@ def nuslerp(
   return span(base, models, jnp.stack(ends), origin)
 
 
-nuslerp.measures = dict(gram=delta_gram)
-nuslerp.whole = lambda **settings: settings.get('axis') is not None
+declare(nuslerp, entrywise=is_whole_vector,
+        measures={'gram': Measure(delta_gram)})

@@ -1,4 +1,4 @@
-"""RegMean: merges linear layers so that their outputs stay."""
+"""RegMean: merges linear layers so that their outputs change least."""
 import contextlib
 import functools
 
@@ -6,11 +6,11 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.layout import gather
-from kt_jax.merge.layout import spread
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.multislerp import normalized
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._check import normalized
+from kt_jax.merge._layout import replicate
+from kt_jax.merge._layout import shard_like
+from kt_jax.merge._span import span
 from kt_jax.merge.svd_factors import as_matrix
 from kt_jax.merge.svd_factors import matmul
 
@@ -30,25 +30,25 @@ def regmean(
     V = (sum_t w_t G_t)^-1 sum_t w_t G_t V_t,   G_t = X_t^T X_t
     G_t <- alpha G_t + (1 - alpha) diag(G_t) first
 
-  At alpha 1 it minimises sum_t w_t |X_t (V - V_t)|^2, so that no other kernel,
-  the mean among them, has a smaller sum.
+  At alpha 1 it minimizes sum_t w_t |X_t (V - V_t)|^2: no kernel, the mean
+  included, has a smaller sum.
 
   Args:
-    base: `[..., d_out]` kernel; gives the dtype and has no part.
+    base: `[..., d_out]` kernel; gives the dtype and nothing else.
     models: `[T, ..., d_out]`.
     weight: `[T]`, at least 0; only ratios matter. One alone is that model bit
       for bit.
     grams: `[T, d_in, d_in]` inner products of the layer's inputs, d_in the
       product of all axes but the last: convolutions take flattened patches in
-      the order of the kernel. Means over tokens count each model once, sums
-      each token once. None, for leaves that have none, is the weighted mean.
-    alpha: how much of the off-diagonals stays.
+      the order of the kernel. With means over tokens each model counts once,
+      with sums each token. None, for leaves without, is the weighted mean.
+    alpha: factor of the off-diagonals.
     ridge: pull towards the weighted mean, as a share of the mean of the
       diagonal, above 0. Inputs that are never active get the mean. The theorem
-      above holds for the sum with this term, so the sum of errors is still not
-      above that of the mean.
-    double: solve in float64, wherever this is called from; else in float32 with
-      a ridge of at least 1e-4, for devices that have no float64.
+      above holds for the sum with this term, so the sum of errors is still at
+      most that of the mean.
+    double: solve in float64, whatever jax_enable_x64 is; else in float32 with a
+      ridge of at least 1e-4, for devices without float64.
 
   Returns:
     `[..., d_out]` in base's dtype; a leaf that is not floating is the base's.
@@ -58,8 +58,8 @@ def regmean(
     UserError: grams of another shape, alpha outside [0, 1], ridge <= 0, a
       negative weight, weights that sum to 0.
 
-  Departures: the authors invert without a ridge, which units that are never
-  active make impossible. Their configurations have alpha 0.1 or 1 besides 0.9.
+  Departures: the authors invert without a ridge, which fails with units that
+  are never active. Their configurations have alpha 0.1 or 1 besides 0.9.
 
   References: jin2022regmean, Eq. 2 and Sec. 3.2 (off-diagonals).
   """
@@ -79,19 +79,18 @@ def regmean(
         f'{models.shape} ask for (T, d_in, d_in), d_in all axes but the last.')
 
   mean = span(core.to_float(base), models, weight)
-  apart = as_matrix(gather(core.to_float(models) - mean), 1)
-  if not double:
-    ridge = jnp.maximum(ridge, 1e-4)
-  moved = _solve(double, core.to_float(gather(grams)), apart, weight,
-                 jnp.float32(alpha), jnp.float32(ridge))
-  moved = spread(moved.reshape(1, *base.shape), base)[0]
-  # Where nothing moves, the mean bit for bit.
-  return jnp.where(moved == 0, mean, mean + moved).astype(base.dtype)
+  apart = as_matrix(replicate(core.to_float(models) - mean), 1)
+  least = 0 if double else 1e-4
+  change = _solve(double, core.to_float(replicate(grams)), apart, weight,
+                  jnp.float32(alpha), jnp.float32(jnp.maximum(ridge, least)))
+  change = shard_like(change.reshape(1, *base.shape), base)[0]
+  # Where nothing changes, the mean bit for bit.
+  return jnp.where(change == 0, mean, mean + change).astype(base.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _solve(double, *arrays):
-  """`(sum w G)^-1 sum w G (V - mean)`, what the mean lacks, in float64."""
+  """`(sum w G)^-1 sum w G (V - mean)`, in float64 if `double`."""
   dtype = arrays[1].dtype
   with _width(double):
     return _cast(_formula(*_widen(double, arrays)), dtype)
@@ -102,7 +101,7 @@ def _forward(double, *arrays):
 
 
 def _backward(double, arrays, grad):
-  # The derivative of what runs in float64 must be taken there too.
+  # A function in float64 must be differentiated in float64 too.
   with _width(double):
     _, pull = jax.vjp(_formula, *_widen(double, arrays))
     grads = pull(*_widen(double, [grad]))
@@ -113,12 +112,12 @@ _solve.defvjp(_forward, _backward)
 
 
 def _formula(grams, apart, weight, alpha, ridge):
-  own = jnp.eye(grams.shape[-1], dtype=bool)
-  grams = jnp.where(own, grams, alpha * grams) * weight[:, None, None]
+  diagonal = jnp.eye(grams.shape[-1], dtype=bool)
+  grams = jnp.where(diagonal, grams, alpha * grams) * weight[:, None, None]
   total = jnp.sum(grams, 0)
-  size = jnp.sum(jnp.where(own, total, 0)) / len(total)
-  size = jnp.where(size > 0, size, 1)
-  factor = jax.scipy.linalg.cho_factor(total + ridge * size * own)
+  mean = jnp.sum(jnp.where(diagonal, total, 0)) / len(total)
+  mean = jnp.where(mean > 0, mean, 1)
+  factor = jax.scipy.linalg.cho_factor(total + ridge * mean * diagonal)
   return jax.scipy.linalg.cho_solve(
       factor, jnp.sum(matmul(grams, apart), 0))
 

@@ -3,11 +3,14 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.gram import check_gram
-from kt_jax.merge.gram import cosines
-from kt_jax.merge.gram import gram as inner_products
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_one_model
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._gram import check_gram
+from kt_jax.merge._gram import cosines
+from kt_jax.merge._gram import inner_products
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
+from kt_jax.merge.contract import Measure
 
 
 def slerp(
@@ -30,8 +33,9 @@ def slerp(
     base: `[...]` leaf of the base model; also gives the dtype.
     models: `[1, ...]`, one model.
     weight: `[1]`, how far to go: 0 is the base, 1 the model, bit for bit.
-    gram: `[2, 2]`, see `gram`; None takes it from the leaf.
-    t: instead of `weight`, so that rules can set it leaf by leaf.
+    gram: `[2, 2]` inner products of base and model; None takes them from the
+      leaf.
+    t: replaces `weight`, so that rules can set it leaf by leaf.
     dot_threshold: beyond this cosine, of either sign, the line is taken.
     eps: a leaf no longer than this counts as orthogonal to any other.
 
@@ -41,15 +45,13 @@ def slerp(
   Raises:
     UserError: more than one model, or a threshold outside [0, 1].
 
-  Departures: the constants, lines and zero leaves are mergekit's (`t` is its
-  `t`). Its inner products are of normalised float32 chunks, ours of the leaves
-  as they are: norms must lie between 1e-19 and 1e19.
-
-  References: none; Shoemake's formula.
+  Departures: the formula is Shoemake's; the constants, lines and zero leaves
+  are mergekit's (`t` is its `t`). Its inner products are of normalized leaves,
+  here of the leaves themselves: norms must lie between 1e-19 and 1e19.
   """
   weight = jnp.asarray(weight)
   check_stack('slerp', base, models, weight)
-  one_model('slerp', models)
+  check_one_model('slerp', models)
   core.check_fraction('slerp', dot_threshold=dot_threshold)
   if not jnp.issubdtype(base.dtype, jnp.floating):
     return base
@@ -58,27 +60,20 @@ def slerp(
     gram = inner_products(base, models)
   check_gram('slerp', gram, 2)
   _, cosine = cosines(gram, eps)
-  there = cosine[0, 1]
-  here, there = arc(there, t, jnp.abs(there) > dot_threshold)
-  return span(base, models, there[None], 'zero', share=here)
+  between = cosine[0, 1]
+  start, end = arc(between, t, jnp.abs(between) > dot_threshold)
+  return span(base, models, end[None], 'zero', share=start)
 
 
-slerp.measures = dict(gram=inner_products)
+declare(slerp, entrywise=True, measures={'gram': Measure(inner_products)})
 
 
 def arc(cosine: jax.Array, t: jax.Array, straight: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-  """Factors of the two ends; where `straight`, those of the line."""
-  # What float32 cannot tell from parallel has no arc either.
+  """Factors of the start and the end; where `straight`, those of the line."""
+  # Angles that float32 does not resolve have no arc either.
   straight |= 1 - jnp.square(cosine) <= 8 * jnp.finfo(cosine.dtype).eps
   angle = jnp.arccos(jnp.where(straight, 0, cosine))
   sine = jnp.sin(angle)
   return (jnp.where(straight, 1 - t, jnp.sin((1 - t) * angle) / sine),
           jnp.where(straight, t, jnp.sin(t * angle) / sine))
-
-
-def one_model(fn: str, models: jax.Array) -> None:
-  """Refuses more than one model."""
-  if len(models) != 1:
-    raise core.UserError(f'{fn}: takes one model beside the base, got '
-                         f'{len(models)}.')

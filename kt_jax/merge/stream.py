@@ -1,9 +1,9 @@
 """Runs leaf operators over checkpoints that are larger than memory.
 
-A tensor passes through in blocks of a fixed size, so that one compiled kernel
-serves every shape and a worker's memory is a few megabytes. What an operator
-must know of the whole tensor (its `measures`) comes from a pass of its own. An
-operator without `measures` gets the tensor in one piece.
+A tensor is read in blocks of a fixed size, so that one compiled kernel serves
+every shape and a worker needs a few megabytes. Measures of the whole tensor are
+taken in passes of their own. An operator that is not entrywise gets the tensor
+in one piece. Operators declare that as in `kt_jax.merge.contract`.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -16,19 +16,19 @@ import jax
 import numpy as np
 
 from kt_jax import core
-from kt_jax.merge import draw
-from kt_jax.merge import job as job_lib
-from kt_jax.merge import lift
+from kt_jax.merge import _draw
+from kt_jax.merge import _job as job_lib
+from kt_jax.merge import contract
 from kt_jax.merge import rules as rules_lib
-from kt_jax.merge.job import BLOCK
-from kt_jax.merge.job import dtype_of
-from kt_jax.merge.job import Job
-from kt_jax.merge.measures import measures_of
+from kt_jax.merge._job import BLOCK as BLOCK
+from kt_jax.merge._job import dtype_of as dtype_of
+from kt_jax.merge._job import Job as Job
+from kt_jax.merge.tree import check_weight
 
 _PIECE = 16 * BLOCK  # entries of one task of an entrywise operator
 
 
-def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
+def over_stream(op: contract.LeafOp, base: Mapping[str, Any],
                 models: Sequence[Mapping[str, Any]], weight, write, *,
                 rules: rules_lib.Rules = (('', {}),),
                 key: jax.Array | None = None, threads: int = 2,
@@ -37,16 +37,16 @@ def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
 
   Args:
     op: a leaf operator.
-    base: name -> source, as `checkpoint.open_tensors` gives.
+    base: name -> source, as from `checkpoint.open_tensors`.
     models: T such mappings of the same names and shapes.
     weight: `[T]` weights.
     write: `(name, start, values)`, called by several threads, takes the 1-D
       `values` as entries `start`... of a tensor (`TensorWriter.write`).
     rules: as in `over_tree`.
     key: likewise.
-    threads: workers.
-    whole_model: what `op` measures of a tensor is measured once over all of
-      them, in passes of their own: the trim of the TIES paper.
+    threads: number of workers.
+    whole_model: take the measures of `op` once over all tensors, in passes of
+      their own: the trim of the TIES paper.
     **settings: keyword parameters of `op`.
 
   Raises:
@@ -57,46 +57,46 @@ def over_stream(op: lift.LeafOp, base: Mapping[str, Any],
   depths = rules_lib.depths(base)
   jobs = []
   for name, source in base.items():
-    chosen = rules_lib.settings_of(rules, name, depths[name],
-                                   dict(weight=weight) | settings)
-    if chosen is None:
+    own = rules_lib.settings_of(rules, name, depths[name],
+                                dict(weight=weight) | settings)
+    if own is None:
       jobs.append(Job(name, source))
       continue
-    given = lift.check_weight(chosen.pop('weight'), len(models))
+    checked = check_weight(own.pop('weight'), len(models))
     jobs.append(Job(name, source, tuple(m[name] for m in models), op,
-                    tuple(given.tolist()), chosen, whole_model=whole_model))
+                    tuple(checked.tolist()), own, whole_model=whole_model))
   run(jobs, write, key=key, threads=threads)
 
 
 def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
         key: jax.Array | None = None, threads: int = 2,
         progress: Callable[[int], None] = lambda count: None) -> None:
-  """Does the jobs, the largest first, on several threads.
+  """Runs the jobs, the largest first, on several threads.
 
   Args:
     jobs: tensors of the result.
     write: as in `over_stream`.
     key: for operators that draw; folded with each job's name.
-    threads: workers.
-    progress: told how many bytes of the result were written.
+    threads: number of workers.
+    progress: called with the number of bytes of the result just written.
 
   Raises:
     UserError: an input of an operator has NaN or infinite entries.
   """
   for job in jobs:
     if job.op:
-      lift.takes_key(job.op, key)
+      contract.check_key(job.op, key)
   jobs = _measure_together(jobs)
   local = threading.local()
 
   def work(task):
-    if not hasattr(local, 'pool'):
-      local.pool = job_lib.Buffers()
-    for start, values in task(local.pool):
+    if not hasattr(local, 'buffers'):
+      local.buffers = job_lib.Buffers()
+    for start, values in task(local.buffers):
       write(task.keywords['job'].name, start, values)
       progress(values.nbytes)
 
-  # One thread of XLA's each: the workers are the parallelism.
+  # One thread of XLA per worker: the workers are the parallelism.
   with futures.ThreadPoolExecutor(threads) as pool:
     first, *rest = [task for job in sorted(jobs, key=lambda j: -j.base.size)
                     for task in _tasks(job, key)] or [None]
@@ -111,31 +111,40 @@ def run(jobs: Sequence[Job], write: Callable[[str, int, np.ndarray], None], *,
 
 
 def _measure_together(jobs):
-  """The jobs; those of `whole_model` know what was measured over all of them.
+  """The jobs; those of `whole_model` with measures taken over all of them.
 
   Raises:
-    UserError: an operator without such measures, settings that differ.
+    UserError: an operator without measures that choose, settings that differ.
   """
-  asked = [job for job in jobs if job.whole_model and job.op and job.base.size
-           and job_lib.is_floating(job.base)]
-  if not asked:
+  together = [job for job in jobs if job.whole_model and job.op
+              and job.base.size and job_lib.is_floating(job.base)]
+  if not together:
     return jobs
-  first, pool, known = asked[0], job_lib.Buffers(), {}
-  measures = measures_of(first.op, first.settings)
-  if not measures or not all(hasattr(m, 'choose') for m in measures.values()):
+  first = together[0]
+  measures = _measures(first) or {}
+  choices = {name: measure for name, measure in measures.items()
+             if isinstance(measure, contract.Choice)}
+  if not choices or len(choices) < len(measures):
     raise core.UserError(
         f'whole_model: {first.op.__name__} with {first.settings} measures '
-        'nothing that a whole model has.')
-  for job in asked:
+        'nothing that can be measured over a whole model.')
+  for job in together:
     if (job.op, job.settings, len(job.models)) != (
         first.op, first.settings, len(first.models)):
       raise core.UserError(
           f'whole_model: {job.name!r} has other settings or models than '
           f'{first.name!r}; a trim of the whole model has one density.')
-  for name, measure in measures.items():
-    known[name] = measure.choose(job_lib.Rows(pool, asked, measure),
-                                 **first.settings)
-  return [job._replace(known=known) if job in asked else job for job in jobs]
+  buffers = job_lib.Buffers()
+  measured = {name: measure.choose(job_lib.Rows(buffers, together, measure),
+                                   **first.settings)
+              for name, measure in choices.items()}
+  return [job._replace(measured=measured) if job in together else job
+          for job in jobs]
+
+
+def _measures(job):
+  """The measures to take before blocks; None if the tensor must be whole."""
+  return contract.contract_of(job.op).chunk_measures(job.settings)
 
 
 def _tasks(job, key) -> Iterator[Callable]:
@@ -143,12 +152,12 @@ def _tasks(job, key) -> Iterator[Callable]:
     return
   if not job.op or not job_lib.is_floating(job.base):
     yield functools.partial(_copy, job=job)
-  elif measures_of(job.op, job.settings) is None:
+  elif (measures := _measures(job)) is None:
     yield functools.partial(_whole, job=job, key=key)
-  elif set(job.op.measures) - set(job.known):
+  elif set(measures) - set(job.measured):
     yield functools.partial(_pieces, job=job, key=key, start=0,
                             stop=job.base.size)
-  else:  # nothing ties one end of the tensor to the other
+  else:  # no part of the tensor depends on another
     for start in range(0, job.base.size, _PIECE):
       yield functools.partial(
           _pieces, job=job, key=key, start=start,
@@ -168,62 +177,61 @@ def _check_alike(base, model, number):
                            f'{source.shape}.')
 
 
-def _copy(pool, *, job):
+def _copy(buffers, *, job):
   dtype = dtype_of(job)
   for start in range(0, job.base.size, BLOCK):
-    block = pool.take('base', min(BLOCK, job.base.size - start), job.base.dtype)
+    block = buffers.take('base', min(BLOCK, job.base.size - start),
+                         job.base.dtype)
     job.base.read(start, block)
     yield start, block.astype(dtype, copy=False)
 
 
-def _whole(pool, *, job, key):
-  del pool
+def _whole(buffers, *, job, key):
+  del buffers
   arrays = [source.array() for source in (job.base, *job.models)]
-  more = dict(key=core.fold_path(key, job.name)) if _draws(job.op) else {}
-  out, finite = job_lib.call_of(job)(
-      arrays[0], tuple(arrays[1:]), job_lib.weight_of(job), **job.known, **more)
+  more = dict(key=core.fold_path(key, job.name)) if contract.draws(
+      job.op) else {}
+  out, finite = job_lib.call_of(job, chunks=False)(
+      arrays[0], tuple(arrays[1:]), job_lib.weight_of(job), **job.measured,
+      **more)
   if not finite:
-    job_lib.refuse(job, arrays)
+    job_lib.raise_not_finite(job, arrays)
   yield 0, np.asarray(out).reshape(-1)
 
 
-def _pieces(pool, *, job, key, start, stop):
+def _pieces(buffers, *, job, key, start, stop):
   """Entries `start` to `stop` of an operator that takes blocks."""
-  known = dict(job.known)
-  for name, measure in job.op.measures.items():
-    if name not in known:
-      known[name] = _measured(pool, job, measure, known)
-  call = job_lib.call_of(job)
-  folded = core.fold_path(key, job.name) if _draws(job.op) else None
-  for at, count, blocks in job_lib.read_blocks(pool, job, start, stop):
+  measured = dict(job.measured)
+  for name, measure in (_measures(job) or {}).items():
+    if name not in measured:
+      measured[name] = _measure(buffers, job, measure, measured)
+  call = job_lib.call_of(job, chunks=True)
+  folded = core.fold_path(key, job.name) if contract.draws(job.op) else None
+  for at, count, blocks in job_lib.read_blocks(buffers, job, start, stop):
     more = {}
-    if folded is not None:  # as the whole leaf draws there
-      more = dict(key=draw.at_block(folded, np.int32(at // BLOCK)))
-    out, finite = call(*blocks, job_lib.weight_of(job), **known, **more)
+    if folded is not None:  # draws what the whole leaf draws there
+      more = dict(key=_draw.at_block(folded, np.int32(at // BLOCK)))
+    out, finite = call(*blocks, job_lib.weight_of(job), **measured, **more)
     if not finite:
-      job_lib.refuse(job, (blocks[0], *blocks[1]))
+      job_lib.raise_not_finite(job, (blocks[0], *blocks[1]))
     yield at, np.asarray(out)[:count]
 
 
-def _measured(pool, job, measure, known):
-  """What `measure` gives of the whole tensor."""
-  if hasattr(measure, 'choose'):  # from a value or a few of every entry
-    return measure.choose(job_lib.Rows(pool, [job], measure), **job.settings)
-  call = job_lib.call_of(job, measure)
-  # A measure may read those before it.
-  takes = inspect.signature(measure).parameters
-  given = {n: v for n, v in known.items() if n in takes}
+def _measure(buffers, job, measure, earlier):
+  """The value of a measure of the whole tensor."""
+  if isinstance(measure, contract.Choice):
+    return measure.choose(job_lib.Rows(buffers, [job], measure),
+                          **job.settings)
+  call = job_lib.measure_call(job, measure)
+  parameters = inspect.signature(measure.of_leaf).parameters
+  more = {name: value for name, value in earlier.items() if name in parameters}
   total = 0.0
-  for _, _, blocks in job_lib.read_blocks(pool, job, 0, job.base.size):
-    total += np.asarray(call(*blocks, job_lib.weight_of(job), **given),
+  for _, _, blocks in job_lib.read_blocks(buffers, job, 0, job.base.size):
+    total += np.asarray(call(*blocks, job_lib.weight_of(job), **more),
                         np.float64)
   return np.asarray(total, np.float32)
 
 
 def draws(jobs: Sequence[Job]) -> bool:
   """Whether any of the jobs needs a key."""
-  return any(job.op and _draws(job.op) for job in jobs)
-
-
-def _draws(op) -> bool:
-  return 'key' in inspect.signature(op).parameters
+  return any(job.op and contract.draws(job.op) for job in jobs)

@@ -1,4 +1,4 @@
-"""Singular value decomposition as merging needs it."""
+"""Singular value decomposition with a defined sign and a finite gradient."""
 import jax
 from jax import numpy as jnp
 
@@ -8,23 +8,23 @@ from kt_jax import core
 def svd_factors(
     matrix: jax.Array, rank: int | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The largest singular triplets, with signs that no library chooses.
+  """The largest singular triplets, with the same signs on all platforms.
 
-  In each pair of vectors the largest entry of the left one is positive. What
-  trains singular values only (AXIS, stage 2) takes `base + (u * s) @ v` of a
-  merged delta, with `s` a parameter and `rank` at most that of the delta: the
-  vectors of singular values 0 are arbitrary.
+  In each pair of vectors the largest entry of the left one is positive. Of a
+  merged delta, `base + (u * s) @ v` with the parameter `s` trains singular
+  values only (AXIS, stage 2); `rank` is then at most that of the delta, because
+  the vectors of singular values 0 are arbitrary.
 
   Args:
     matrix: `[..., m, n]`, in float32 at least.
-    rank: how many; None for min(m, n).
+    rank: number of triplets; None for min(m, n).
 
   Returns:
-    u `[..., m, r]`, s `[..., r]` from the largest, v `[..., r, n]`. Vectors
-    have no gradient, values have theirs, which is finite for any matrix.
+    u `[..., m, r]`, s `[..., r]` in descending order, v `[..., r, n]`. Vectors
+    have no gradient; that of the values is finite for any matrix.
 
   Raises:
-    UserError: not a matrix, or a rank that is not in 1 .. min(m, n).
+    UserError: not a matrix, or a rank outside 1 .. min(m, n).
   """
   if matrix.ndim < 2:
     raise core.UserError(f'svd_factors: matrix must be [..., m, n], got shape '
@@ -42,8 +42,8 @@ def svd_factors(
   sign = jnp.where(largest < 0, -1, 1).astype(u.dtype)
   u, v = u * sign, v * jnp.swapaxes(sign, -1, -2)
   # d s = u^T d(matrix) v, in the gradient only.
-  moved = jnp.sum(u * matmul(matrix, jnp.swapaxes(v, -1, -2)), -2)
-  return u, s + moved - jax.lax.stop_gradient(moved), v
+  linear = jnp.sum(u * matmul(matrix, jnp.swapaxes(v, -1, -2)), -2)
+  return u, s + linear - jax.lax.stop_gradient(linear), v
 
 
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -58,7 +58,13 @@ def as_matrix(leaf: jax.Array, axes: int = 0) -> jax.Array:
 
 def rank_of(fn: str, rank: int | float, most: int, name: str = 'rank'
             ) -> int:
-  """A rank from a count, or from a share in [0, 1] of `most`, at least 1.
+  """A rank from a count, or from a share in [0, 1] of `most`; at least 1.
+
+  Args:
+    fn: name of the caller, for errors.
+    rank: a count (int) or a share (float).
+    most: the full rank.
+    name: name of the argument, for errors.
 
   Raises:
     UserError: a share outside [0, 1], a count below 1.

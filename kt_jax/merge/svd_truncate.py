@@ -1,12 +1,13 @@
-"""Task vectors of low rank."""
+"""Sums of task vectors of low rank."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.layout import gather
-from kt_jax.merge.layout import spread
-from kt_jax.merge.mix import check_stack
-from kt_jax.merge.span import span
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._layout import replicate
+from kt_jax.merge._layout import shard_like
+from kt_jax.merge._span import span
+from kt_jax.merge.contract import declare
 from kt_jax.merge.svd_factors import as_matrix
 from kt_jax.merge.svd_factors import matmul
 from kt_jax.merge.svd_factors import rank_of
@@ -31,19 +32,19 @@ def svd_truncate(
     base: `[...]` leaf of the base model; also gives the dtype.
     models: `[T, ...]`.
     weight: `[T]`.
-    rank: how many (int), or which share of min(m, n) (float, at least 1 of
-      them). At full rank it is `linear`, bit for bit.
+    rank: a count (int), or a share of min(m, n) (float; at least one is kept).
+      At full rank it is `linear`, bit for bit.
 
   Returns:
     `[...]` in base's dtype; a leaf that is not floating is the base's. Leaves
-    with less than two axes are kept whole; kernels with more are matrices
-    `[all but the last, last]`. Gradients take the left vectors as fixed.
+    with fewer than two axes are not truncated; kernels with more are matrices
+    `[all but the last, last]`. Gradients treat the left vectors as constants.
 
   Raises:
     UserError: rank out of range.
 
   Departures: the authors' rank is int(0.1 min(m, n)), which is 0 for narrow
-  layers; at least 1 here. They leave kernels with more than two axes whole.
+  layers; at least 1 here. They do not truncate kernels of more than two axes.
 
   References: lu2024twin, Sec. 3.2 (exclusive knowledge at rank r).
   """
@@ -54,11 +55,11 @@ def svd_truncate(
   if not jnp.issubdtype(base.dtype, jnp.floating) or rank >= most:
     return span(base, models, weight)
   ours = core.to_float(base)
-  delta = as_matrix(gather(core.to_float(models) - ours), 1)
+  delta = as_matrix(replicate(core.to_float(models) - ours), 1)
   u, _, _ = svd_factors(delta, rank)
   low = matmul(u, matmul(jnp.swapaxes(u, -1, -2), delta))
-  low = spread(low.reshape(models.shape), base)
+  low = shard_like(low.reshape(models.shape), base)
   return span(base, ours + low, weight)
 
 
-svd_truncate.static = ('rank',)
+declare(svd_truncate, static=('rank',))

@@ -1,7 +1,8 @@
 """Task arithmetic: adding and subtracting task vectors."""
 import jax
 
-from kt_jax.merge.combine import combine
+from kt_jax.merge._combine import combine
+from kt_jax.merge.contract import declare
 
 
 def task_arithmetic(
@@ -16,7 +17,7 @@ def task_arithmetic(
 
     base + scale sum_t w_t (m_t - base)
 
-  Weight -1 negates a task: the base forgets what the model learnt. Weights
+  Weight -1 negates a task: the base forgets what the model learned. Weights
   (1, 1, -1) make the analogy "c is to d as a is to b".
 
   Args:
@@ -31,7 +32,6 @@ def task_arithmetic(
   Returns:
     `[...]` in base's dtype.
 
-  Departures: none.
 
   References: ilharco2022task, Sec. 2.
   """
@@ -39,4 +39,4 @@ def task_arithmetic(
                  normalize=normalize)
 
 
-task_arithmetic.measures = {}  # entry by entry
+declare(task_arithmetic, entrywise=True)

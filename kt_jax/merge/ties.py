@@ -1,11 +1,12 @@
-"""TIES: trim, elect signs, and average those that agree."""
+"""TIES: trim, elect signs, and average the moves that agree."""
 from collections.abc import Sequence
 
 import jax
 
-from kt_jax.merge.combine import combine
-from kt_jax.merge.combine import needs_whole
-from kt_jax.merge.measures import bounds_unless
+from kt_jax.merge._bounds import bounds_measure
+from kt_jax.merge._combine import combine
+from kt_jax.merge._combine import entrywise
+from kt_jax.merge.contract import declare
 
 
 def ties(
@@ -25,23 +26,23 @@ def ties(
     trim:   d_t = m_t - base where that is among its largest, else 0
     elect:  s = sign(sum_t w_t d_t)
     merge:  base + scale sum_{t in A} w_t d_t / sum_{t in A} w_t,
-            A = those of which w_t d_t has sign s
+            A = {t: w_t d_t has sign s}
 
-  There are three of this name. The paper's trims over the whole model: give
+  Three methods have this name. The paper's trims over the whole model: pass
   `threshold=whole_model_bounds(leaves, density)` with every leaf. mergekit's
-  trims every tensor by itself: give no threshold. A third, of fusion_bench,
-  adds in place of averaging: normalize=False, scale=0.3. A trim of the whole
-  model may leave layers of small deltas (norms) as they were.
+  trims each tensor separately: pass no threshold. fusion_bench's adds in place
+  of averaging: normalize=False, scale=0.3. A trim of the whole model may leave
+  layers of small deltas (norms) unchanged.
 
   Args:
     base: `[...]` leaf of the base model; also gives the dtype.
     models: `[T, ...]` the same leaf of T models.
     weight: `[T]`, any finite reals, possibly traced; the paper's are equal. A
-      negative one turns its task vector before the election.
+      negative one reverses its task vector before the election.
     threshold: `[T, 2]` smallest and largest magnitude kept, measured over the
-      whole model. With it this is an operation entry by entry and `density` has
-      no part, but for rescale='inverse'. None measures the leaf.
-    density: share of the entries kept, one or `[T]`; the paper's k = 20.
+      whole model. With it the operator is entrywise, and `density` has an
+      effect with rescale='inverse' only. None measures the leaf.
+    density: share of the entries kept, a number or `[T]`; the paper's k = 20.
     elect: 'sum' (mass, the paper's), 'count' (of models) or 'none'.
     normalize: False adds where the paper averages.
     rescale: 'none', 'inverse' or 'l1', see `combine`.
@@ -51,11 +52,11 @@ def ties(
     `[...]` in base's dtype. At density 1 one model of weight 1 comes back bit
     for bit.
 
-  Departures: of n entries max(1, int(density n)) stay, and what ties with the
-  smallest of them (mergekit breaks ties by position; bfloat16 deltas tie often
-  and keep some more). The authors' code keeps one more, and fails at density 1.
-  Where the moves sum to exactly 0 the sign is +, as in mergekit; the authors
-  take the sign of most entries of the model.
+  Departures: of n entries max(1, int(density n)) stay, and those that tie with
+  the smallest of them (mergekit breaks ties by position; bfloat16 deltas tie
+  often and keep some more). The authors' code keeps one more, and fails at
+  density 1. Where the moves sum to exactly 0 the sign is +, as in mergekit; the
+  authors take the sign of most entries of the model.
 
   References: yadav2023ties, Algorithm 1.
   """
@@ -64,6 +65,5 @@ def ties(
                  rescale=rescale, scale=scale)
 
 
-ties.measures = dict(threshold=bounds_unless(0.2))
-ties.whole = needs_whole
-ties.static = ('density', 'gamma')  # counted in float64
+declare(ties, entrywise=entrywise, measures={'threshold': bounds_measure(0.2)},
+        static=('density',))  # counted in float64

@@ -1,10 +1,10 @@
-"""Procedures: loops and solutions that training steps do not cover.
+"""Procedures: loops and closed-form solutions beside training steps.
 
 | to | use |
 |---|---|
-| distil a kernel regression into itself | `self_distillation_fit` and others |
-| teach tables by samples | `ce_sgl`, `ce_ptl`, `sel_ptl`, `ce_ful` |
-| average what helps | `greedy_soup` |
+| distill a kernel regression into itself | `self_distillation_fit` and others |
+| distill tables from samples | `ce_sgl`, `ce_ptl`, `sel_ptl`, `ce_ful` |
+| average the models that help | `greedy_soup` |
 | learn a merge's coefficients | `learned_coefficients`, `merge_per_leaf` |
 | ... for an objective | `cross_entropy_objective`, `entropy_objective`, ... |
 | search for a merge | `cma_es`, `random_search` over `parameter_space` |
@@ -14,9 +14,10 @@
 | swap layers of two models | `layer_swap` |
 | carry a difference to another model | `task_patch`, `apply_patch` |
 | train singular values only | `singular_values` |
-| minimise any loss over a few numbers | `descend` |
-| sample domains by their gap | `domain_shares` |
+| minimize any loss over a few numbers | `descend` |
+| sample domains by the student's gap | `domain_shares` |
 """
+from kt_jax.procedures._search import Search as Search
 from kt_jax.procedures.cma_es import cma_es as cma_es
 from kt_jax.procedures.data_flow import data_flow as data_flow
 from kt_jax.procedures.data_flow import Flow as Flow
@@ -70,7 +71,6 @@ from kt_jax.procedures.objectives import (
 from kt_jax.procedures.parameter_space import parameter_space as parameter_space
 from kt_jax.procedures.parameter_space import Space as Space
 from kt_jax.procedures.random_search import random_search as random_search
-from kt_jax.procedures.search import Search as Search
 from kt_jax.procedures.singular_values import singular_params as singular_params
 from kt_jax.procedures.singular_values import singular_values as singular_values
 from kt_jax.procedures.singular_values import SingularBasis as SingularBasis

@@ -1,7 +1,7 @@
 """Genomes that are paths of an input through the layers of several models.
 
-Weights stay as they are. The M layers of all models are offered R times, in
-slots 0..M R - 1; a genome says which slots are taken.
+Weights do not change. The M layers of all models are offered R times, in slots
+0..M R - 1; a genome selects the slots that are run.
 
 Axes: M layers, R repeats, B examples.
 """
@@ -16,16 +16,16 @@ from kt_jax import core
 
 
 class Flow(NamedTuple):
-  """Genomes `[size]` and what they mean.
+  """The meaning of genomes `[size]`.
 
   Attributes:
     apply: `(genome, layers, x)` -> output of the stack; traceable, compiled
       once whatever the path.
-    path: genome -> the layers taken, in order.
-    scales: genome -> `[M, M]`, by how much layer j's input is multiplied when
-      it comes from layer i.
-    mean: `[size]`, where a search begins.
-    size: how many genes.
+    path: genome -> the layers that run, in order.
+    scales: genome -> `[M, M]`, the factor [i, j] of layer j's input where it
+      comes from layer i.
+    mean: `[size]`, mean of the first generation of a search.
+    size: number of genes.
   """
   apply: Callable[..., jax.Array]
   path: Callable[[Any], list[int]]
@@ -37,10 +37,10 @@ class Flow(NamedTuple):
 def data_flow(block: Callable[[Any, jax.Array], jax.Array], layers: int, *,
               repeats: int = 3, first: int | None = None,
               scaled: bool = True, bias: float = 1 / 3) -> Flow:
-  """The search space of layer sequences with scaled hand-overs.
+  """The search space of layer sequences with scaled inputs.
 
-    slot t holds layer j = t mod M and is taken if its gene is > 0;
-    h <- block(layer j, W_ij h),   i the layer taken before; W = 1 at the first
+    slot t has layer j = t mod M and runs if its gene is > 0;
+    h <- block(layer j, W_ij h),   i the layer that ran before; at first W = 1
 
   Args:
     block: `(parameters of a layer, h [B, ...])` -> `[B, ...]` of the same shape
@@ -48,23 +48,23 @@ def data_flow(block: Callable[[Any, jax.Array], jax.Array], layers: int, *,
     layers: M, of all models together, stacked on a leading axis: model A's
       first.
     repeats: R.
-    first: layers of model A, which the search begins with: their genes in the
-      first pass begin at +bias, all others at -bias. None: all M.
-    scaled: search W too; False fixes it to 1, which the paper finds to lose
-      more than a fifth of the score.
+    first: number of layers of model A, with which the search begins: their
+      genes in the first pass begin at +bias, all others at -bias. None: all M.
+    scaled: search W too; False fixes it to 1, which costs more than a fifth of
+      the score in the paper.
     bias: two standard deviations of a search of sigma 1/6.
 
   Returns:
-    A `Flow`. Genomes have M R genes, then M M of W, which begin at 1. After a
-    search of the parameter space, its merge is model A.
+    A `Flow`. Genomes have M R genes, then M^2 of W, which begin at 1. After a
+    search over `parameter_space`, its merge is model A.
 
   Raises:
     UserError: no layers, or more in model A than there are.
 
-  Departures: W is free; for many layers the paper draws it from a small network
-    of (i, j, t). It biases model A's first pass likewise; that the others begin
-    below 0 is ours. All slots are computed and those not taken thrown away:
-    that is what makes one program of all paths.
+  Departures: W is free; for many layers the paper computes it by a small
+    network of (i, j, t). It biases model A's first pass likewise; that the
+    others begin below 0 is ours. All slots are computed and the results of
+    those that do not run are dropped, so that all paths share one program.
 
   References: akiba2024evolutionary, Sec. 3.2.
   """
@@ -75,8 +75,8 @@ def data_flow(block: Callable[[Any, jax.Array], jax.Array], layers: int, *,
         f'layers, got {layers}, {repeats}, {first}.')
   slots = layers * repeats
   size = slots + scaled * layers**2
-  taken = np.arange(slots) < first
-  mean = np.concatenate([np.where(taken, bias, -bias), np.ones(size - slots)])
+  begins = np.arange(slots) < first
+  mean = np.concatenate([np.where(begins, bias, -bias), np.ones(size - slots)])
 
   def scales(genome):
     if not scaled:
@@ -84,9 +84,9 @@ def data_flow(block: Callable[[Any, jax.Array], jax.Array], layers: int, *,
     return genome[slots:].reshape(layers, layers)
 
   def path(genome) -> list[int]:
-    # As in `apply`, which sees float32.
-    open_ = np.asarray(genome, np.float32)[:slots] > 0
-    return (np.flatnonzero(open_) % layers).tolist()
+    # In float32, as in `apply`.
+    runs = np.asarray(genome, np.float32)[:slots] > 0
+    return (np.flatnonzero(runs) % layers).tolist()
 
   def apply(genome, stacked, x):
     genome = jnp.asarray(genome)

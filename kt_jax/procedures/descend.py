@@ -1,4 +1,4 @@
-"""Gradient descent on a few numbers from which a model is made."""
+"""Gradient descent on a few numbers from which a model is computed."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,9 +8,10 @@ import optax
 
 
 class DescentState(NamedTuple):
-  theta: Any  # what is learned, any pytree
-  opt_state: Any  # of the optimiser
-  count: jax.Array  # steps done
+  """The state of a descent, a pytree of arrays."""
+  theta: Any  # the learned numbers, any pytree
+  opt_state: Any
+  count: jax.Array  # number of steps
 
 
 class Descent(NamedTuple):
@@ -21,23 +22,20 @@ class Descent(NamedTuple):
 
 def descend(loss: Callable[..., jax.Array],
             optimizer: optax.GradientTransformation) -> Descent:
-  """Minimises `loss(theta, *args)` over theta, one compiled step at a time.
+  """Minimizes `loss(theta, *args)` over theta, one compiled step at a time.
 
   Args:
-    loss: theta and what a step is given -> scalar. Pass models and data as
-      arguments: what it closes over is compiled in as constants.
+    loss: theta and the arguments of a step -> scalar. Pass models and data as
+      arguments: arrays in its closure are compiled in as constants.
     optimizer: from optax.
 
   Returns:
     `Descent(init, step)`: `init(theta)` is the first state, a pytree of arrays;
-    `step(state, *args)` gives `(state, loss before the step)`.
+    `step(state, *args)` returns `(state, loss before the step)`.
 
-  Departures: none.
-
-  References: none.
   """
   def init(theta) -> DescentState:
-    # Copies: a donated or saved state must not alias what the caller keeps.
+    # Copies: a donated or saved state must not alias the caller's arrays.
     theta = jax.tree.map(lambda x: jnp.array(x, copy=True), theta)
     return DescentState(theta, optimizer.init(theta), jnp.zeros((), jnp.int32))
 

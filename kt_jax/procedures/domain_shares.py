@@ -1,4 +1,4 @@
-"""Shares of domains that follow how far a student is behind."""
+"""Shares of domains in the data, by the gap of student to teacher."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,16 +8,16 @@ from kt_jax import core
 
 def domain_shares(ratios: Sequence[float], shares: Sequence[float] | None,
                   *, smoothing: float = 0.5, limit: float = 4.0) -> np.ndarray:
-  r"""The next shares of N domains, which are sampled by them.
+  r"""Updates the shares by which N domains are sampled.
 
     rho_i = min(ratio_i, limit),   psi_i = r_i e^{rho_i},
-    r <- (1 - smoothing) psi / sum(psi) + smoothing / N;   at first softmax(rho).
+    r <- (1 - smoothing) psi / sum(psi) + smoothing / N;   first, softmax(rho).
 
   Args:
     ratios: `[N]`, the student's perplexity over its teacher's.
-    shares: `[N]`, r so far; None: there are none yet.
+    shares: `[N]`, the current r; None for the first ones.
     smoothing: share of the uniform mixture, in [0, 1].
-    limit: on the ratios; a small student's may overflow the exponential.
+    limit: upper limit of the ratios; those of a small student may overflow.
 
   Returns:
     `[N]` float64 that sum to 1.

@@ -1,4 +1,4 @@
-"""Greedy soup: averages models as long as a held-out score does not fall."""
+"""Greedy soup: averages models while a held-out score does not fall."""
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,13 +9,14 @@ from kt_jax import merge
 
 
 class Soup(NamedTuple):
-  """What `greedy_soup` made.
+  """The result of `greedy_soup`.
 
   Attributes:
     params: the mean of the members.
-    members: indices into the models, in the order in which they came in.
+    members: indices of the averaged models, in the order of their addition.
     score: of `params`, held out.
-    history: for each model tried, in order, `(model, score with it, kept)`.
+    history: per candidate, in order, `(index, score with it, whether it was
+      added)`.
   """
   params: Any
   members: tuple[int, ...]
@@ -30,15 +31,15 @@ def greedy_soup(models: Sequence[Any], score: Callable[[Any], float], *,
     M <- {best};   in falling order of score:
     M <- M + {m} if score(mean(M + {m})) >= score(mean(M))
 
-  The score can only rise from that of the best single model, by construction:
-  on the data that it reads. The uniform soup, in which all models take part, is
+  By construction the score is at least that of the best single model, on the
+  data of the score. The uniform soup, of all models, is
   `over_tree(linear, models[0], models, [1 / T] * T)`.
 
   Args:
-    models: T pytrees of one structure, or what makes them when indexed.
+    models: T pytrees of one structure, or a sequence that loads them.
     score: pytree -> number, higher is better, on held-out data; called T - 1
       times, and T times more without `scores`.
-    scores: those of the models alone, if they are known.
+    scores: `[T]` scores of the single models, computed if None.
 
   Returns:
     A `Soup`. With one member it is that model bit for bit.
@@ -46,8 +47,8 @@ def greedy_soup(models: Sequence[Any], score: Callable[[Any], float], *,
   Raises:
     UserError: no models, or a score that is not a number.
 
-  Departures: models of equal score keep their order. A mean is made anew from
-    its members, in one rounding.
+  Departures: models of equal score keep their order. A mean is computed from
+    all its members, with one rounding.
 
   References: wortsman2022soups, Recipe 1.
   """
@@ -56,20 +57,20 @@ def greedy_soup(models: Sequence[Any], score: Callable[[Any], float], *,
     raise core.UserError('greedy_soup: models is empty; give at least one.')
   if scores is None:
     scores = [score(models[i]) for i in range(count)]
-  scores = np.asarray(scores, np.float64)
-  if scores.shape != (count,) or np.isnan(scores).any():
+  singles = np.asarray(scores, np.float64)
+  if singles.shape != (count,) or np.isnan(singles).any():
     raise core.UserError('greedy_soup: scores must be one number for each of '
-                         f'{count} models, got {scores.tolist()}.')
-  first, *others = np.argsort(-scores, kind='stable').tolist()
-  members, params, best = [first], models[first], float(scores[first])
+                         f'{count} models, got {singles.tolist()}.')
+  first, *others = np.argsort(-singles, kind='stable').tolist()
+  members, params, best = [first], models[first], float(singles[first])
   history = [(first, best, True)]
   for index in others:
-    tried = members + [index]
+    larger = members + [index]
     mean = merge.over_tree(merge.linear, models[first],
-                           [models[i] for i in tried], [1 / len(tried)] *
-                           len(tried))
+                           [models[i] for i in larger],
+                           [1 / len(larger)] * len(larger))
     value = float(score(mean))
     history.append((index, value, value >= best))
     if value >= best:
-      members, params, best = tried, mean, value
+      members, params, best = larger, mean, value
   return Soup(params, tuple(members), best, tuple(history))

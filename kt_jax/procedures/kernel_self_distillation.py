@@ -77,7 +77,7 @@ def self_distillation_fit(kernel, targets, ridge: float, *,
 
 def self_distillation_spectrum(kernel, ridge: float, *, label_weight: float,
                                steps: int) -> tuple[np.ndarray, np.ndarray]:
-  """What each step keeps of the labels along each eigenvector of K = V D V'.
+  """The share of the labels in each step, by eigenvector of K = V D V'.
 
     f_t(x) = V B_t V' y,   A = D (D + r I)^-1,
     B_1 = A,   B_t = A (a I + (1 - a) B_{t-1})
@@ -98,11 +98,12 @@ def self_distillation_spectrum(kernel, ridge: float, *, label_weight: float,
   _check_weight(name, label_weight)
   _check_steps(name, steps)
   values, vectors = np.linalg.eigh(kernel)
-  kept = values / (values + ridge)
-  # B_t = A (a + (1 - a) B_{t-1}) is affine: it nears its limit by (1 - a) A.
+  first = values / (values + ridge)
+  # B_t = A (a + (1 - a) B_{t-1}) is affine: its distance to the limit shrinks
+  # by (1 - a) A per step.
   limit = label_weight * values / (label_weight * values + ridge)
-  rate = ((1 - label_weight) * kept)**np.arange(steps)[:, None]
-  return vectors, limit + rate * (kept - limit)
+  rate = ((1 - label_weight) * first)**np.arange(steps)[:, None]
+  return vectors, limit + rate * (first - limit)
 
 
 def self_distillation_limit(kernel, targets, ridge: float, *,
@@ -130,12 +131,12 @@ def self_distillation_limit(kernel, targets, ridge: float, *,
 
 def optimal_label_weight(kernel, targets, previous, ridge: float, *, at,
                          at_targets) -> float:
-  """The share of the labels that fits validation points best in the next step.
+  """The share of labels in the next step that fits validation points best.
 
     a* = <u, v> / <v, v>,   v = M (y - f_{t-1}(x)),
     u = y_at - M f_{t-1}(x),   M = K_at (K + r I)^-1,
 
-  for the prediction of the step is affine in a.
+  because the prediction of the step is affine in a.
 
   Args:
     kernel: `[n, n]`, symmetric and positive semi-definite.
@@ -165,8 +166,8 @@ def optimal_label_weight(kernel, targets, previous, ridge: float, *, at,
       kernel + ridge * np.eye(len(kernel)), y)
   direction = push(targets - previous)
   if not direction.any():
-    raise core.UserError(f'{name}: previous gives the targets at all points; '
-                         'every share does the same.')
+    raise core.UserError(f'{name}: previous equals the targets at all points: '
+                         'every share has the same result.')
   return float(np.sum((at_targets - push(previous)) * direction)
                / np.sum(direction**2))
 
@@ -186,12 +187,12 @@ def _arrays(name, kernel, targets, at):
 
 
 def _check_ridge(name, ridge):
-  if not (isinstance(ridge, numbers.Real) and 0 < ridge < np.inf):
+  if not (isinstance(ridge, numbers.Real) and 0 < float(ridge) < np.inf):
     raise core.UserError(f'{name}: ridge must be above 0, got {ridge!r}.')
 
 
 def _check_weight(name, weight):
-  if not (isinstance(weight, numbers.Real) and 0 <= weight <= 1):
+  if not (isinstance(weight, numbers.Real) and 0 <= float(weight) <= 1):
     raise core.UserError(
         f'{name}: label_weight must be in [0, 1], got {weight!r}.')
 

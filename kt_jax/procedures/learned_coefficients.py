@@ -13,7 +13,7 @@ from kt_jax.procedures.merge_per_leaf import merge_per_leaf
 
 
 class LearnedMerge(NamedTuple):
-  """`init`, `step` and `params`, as `learned_coefficients` makes them."""
+  """`init`, `step` and `params`, as `learned_coefficients` returns them."""
   init: Callable[..., DescentState]
   step: Callable[..., tuple[DescentState, jax.Array]]
   params: Callable[..., dict[str, jax.Array]]
@@ -41,10 +41,10 @@ def learned_coefficients(
     optimizer: from optax. AdaMerging: `adam(1e-3)`, from 0.3, 500 steps. aTLAS:
       from 0, AdamW with weight decay 0.1 (a pull to the base), gradients
       clipped to norm 1, lr 1e-1 few-shot, 1e-3 for addition. Adam moves a
-      coefficient by about lr in a step: take lr times steps of 1 and more.
+      coefficient by about lr per step: choose lr times steps of 1 and more.
     op: a leaf operator whose result has a gradient in its weights.
-    bounds: to which coefficients are clipped when used; outside they have no
-      gradient.
+    bounds: range to which coefficients are clipped before the merge; outside of
+      it they have no gradient.
     **settings: of `op` and of `over_tree` (rules, key).
 
   Returns:
@@ -55,8 +55,8 @@ def learned_coefficients(
     `params(coefficients, base, models, parts=None)` -> merged parameters.
 
   Departures: AdaMerging's code clips coefficients to [0, 1], its paper does
-    not: `bounds=(0, 1)` is the code. aTLAS's pseudo-labels (UFM) are not here:
-    use `entropy_objective`.
+    not: `bounds=(0, 1)` is the code. aTLAS's pseudo-labels (UFM) are missing;
+    `entropy_objective` takes their place.
 
   References: yang2023adamerging; zhang2024atlas.
   """

@@ -1,4 +1,4 @@
-"""Merges in which every leaf, or every part of a leaf, has its own weights.
+"""Merges with weights of their own for each leaf or part of a leaf.
 
 Axes: T models, P parts of a leaf, n entries of a leaf.
 """
@@ -15,7 +15,7 @@ from kt_jax import merge
 
 
 def merge_per_leaf(op, base, models: Sequence[Any],
-                   weight: Mapping[str, jax.Array], *,
+                   weight: Mapping[str, Any], *,
                    parts: Mapping[str, jax.Array] | None = None,
                    rules=(('', {}),), **settings) -> dict[str, jax.Array]:
   """`over_tree` with weights that differ from leaf to leaf.
@@ -30,57 +30,57 @@ def merge_per_leaf(op, base, models: Sequence[Any],
     op: a leaf operator of `kt_jax.merge`.
     base: flat dict, path -> array.
     models: T dicts of the same paths and shapes.
-    weight: regex -> `[T]`, the first regex found in a leaf's path counts; or
-      exact path -> `[T]`, which goes first. `[T, P]` where the leaf has parts.
+    weight: regex -> `[T]`, of which the first that matches in a leaf's path is
+      used; or exact path -> `[T]`, which takes precedence. `[T, P]` where the
+      leaf has parts.
     parts: path -> integers in the shape of the leaf (`random_parts`).
-    rules: as in `over_tree`; a weight in them does not count.
+    rules: as in `over_tree`; weights in them are not used.
     **settings: of `over_tree` and of `op`: key, density.
 
   Returns:
-    A dict like `base`. A leaf that no weight is for is copied from the base.
+    A dict like `base`. A leaf without a weight is copied from the base.
 
   Raises:
-    UserError: no models.
-
-  Departures: none.
+    UserError: no models, or weights `[T, P]` without parts.
 
   References: zhang2024atlas (blocks); yang2023adamerging (layer-wise).
   """
   if not models:
     raise core.UserError('merge_per_leaf: models is empty; give at least one.')
-  found = {path: w if w is None else jnp.asarray(w)
-           for path, w in ((path, find_weight(weight, path)) for path in base)}
+  weights = {path: w if w is None else jnp.asarray(w)
+             for path, w in ((p, find_weight(weight, p)) for p in base)}
 
   def merged(part: int) -> dict[str, jax.Array]:
     exact = []
-    for path, w in found.items():
-      chosen = next((chosen for pattern, chosen in rules
-                     if re.search(pattern, path)), None)
+    for path, w in weights.items():
+      own = next((own for pattern, own in rules if re.search(pattern, path)),
+                 None)
       split = w is not None and w.ndim > 1
-      if w is None or chosen is None or part and not split or (
+      if w is None or own is None or part and not split or (
           split and part >= w.shape[1]):
-        chosen = None
+        own = None
       else:
-        chosen = chosen | dict(weight=w[:, part] if split else w)
-      exact.append((f'^{re.escape(path)}$', chosen))
+        own = own | dict(weight=w[:, part] if split else w)
+      exact.append((f'^{re.escape(path)}$', own))
     return merge.over_tree(op, base, models, [0.0] * len(models), rules=exact,
                            **settings)
 
-  # An operator may look at the whole leaf, so it sees all of it for each part;
-  # what is elementwise fuses into one pass.
+  # An operator may need the whole leaf, so each part computes all of it;
+  # elementwise operators fuse into one pass.
   out = merged(0)
-  last = max((w.shape[1] for w in found.values()
-              if w is not None and w.ndim > 1), default=1)
-  for part in range(1, last):
+  counts = {path: w.shape[1] for path, w in weights.items()
+            if w is not None and w.ndim > 1}
+  for part in range(1, max(counts.values(), default=1)):
+    if parts is None:
+      raise core.UserError('merge_per_leaf: weights [T, P] need parts.')
     one = merged(part)
-    out = {path: leaf if found[path] is None or found[path].ndim < 2
-           else jnp.where(parts[path] == part, one[path], leaf)
-           for path, leaf in out.items()}
+    out = {path: jnp.where(parts[path] == part, one[path], leaf)
+           if path in counts else leaf for path, leaf in out.items()}
   return out
 
 
 def find_weight(weight: Mapping[str, Any], path: str):
-  """What `weight` has for `path`, or None."""
+  """The weight of the leaf at `path`, or None."""
   if path in weight:
     return weight[path]
   for pattern, value in weight.items():
@@ -96,12 +96,12 @@ def init_coefficients(base, count: int, *, per: str | Sequence[str] = 'leaf',
 
   Args:
     base: flat dict, path -> array.
-    count: T, how many models.
-    per: 'leaf', one coefficient for each tensor and model (AdaMerging's layers,
-      the blocks of aTLAS); 'model', one for each model; or regexes, one for
-      each regex and model.
+    count: T, the number of models.
+    per: 'leaf', one coefficient per tensor and model (AdaMerging's layers, the
+      blocks of aTLAS); 'model', one per model; or regexes, one per regex and
+      model.
     parts: P; above 1 the leaves are split as well (aTLAS x P).
-    value: to begin with. 0 is the base; AdaMerging begins at 0.3, aTLAS at 0.
+    value: first value. 0 is the base; AdaMerging begins at 0.3, aTLAS at 0.
 
   Returns:
     Path or regex -> `[T]`, or `[T, P]`, float32. Leaves that are not floating
@@ -124,7 +124,7 @@ def init_coefficients(base, count: int, *, per: str | Sequence[str] = 'leaf',
     raise core.UserError('init_coefficients: count and parts must be at least '
                          f'1, got {count} and {parts}.')
   if parts > 1 and per != 'leaf':
-    raise core.UserError("init_coefficients: parts asks for per='leaf', got "
+    raise core.UserError("init_coefficients: parts need per='leaf', got "
                          f'{per!r}.')
   shape = (count, parts) if parts > 1 else (count,)
   return {name: jnp.full(shape, value, jnp.float32) for name in names}
@@ -136,7 +136,7 @@ def random_parts(base, parts: int, *, seed: int = 0) -> dict[str, jax.Array]:
   Args:
     base: flat dict, path -> array.
     parts: P.
-    seed: where randomness comes from; a leaf's split hangs on its path too.
+    seed: of all randomness; a leaf's split depends on its path too.
 
   Returns:
     Path -> integers 0..P-1 in the leaf's shape, for each floating leaf; sizes
@@ -144,8 +144,8 @@ def random_parts(base, parts: int, *, seed: int = 0) -> dict[str, jax.Array]:
     whose coefficients then have no gradient.
 
   Departures: the public code gives leaves of one shape the same split, and
-    drops what is not a matrix (biases, convolutions); here every leaf has a
-    split of its own. Labels are stored, one to two bytes for each entry.
+    leaves out biases and convolutions; here every leaf has a split of its own.
+    Labels are stored, one to two bytes per entry.
 
   References: zhang2024atlas (aTLAS x P).
   """
@@ -155,7 +155,7 @@ def random_parts(base, parts: int, *, seed: int = 0) -> dict[str, jax.Array]:
       shape = np.shape(leaf)
       size = int(np.prod(shape))
       rng = np.random.default_rng([seed, *path.encode()])
-      dealt = np.arange(size) % parts
-      labels[path] = jnp.asarray(rng.permutation(dealt).reshape(shape).astype(
+      even = np.arange(size) % parts
+      labels[path] = jnp.asarray(rng.permutation(even).reshape(shape).astype(
           np.min_scalar_type(parts - 1)))
   return labels

@@ -1,4 +1,4 @@
-"""A small network that says which expert an input is for."""
+"""A small network that weights experts for each input."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from kt_jax.procedures.descend import DescentState
 
 
 class Router(NamedTuple):
-  """`init`, `step` and `weights`, as `mlp_router` makes them."""
+  """`init`, `step` and `weights`, as `mlp_router` returns them."""
   init: Callable[..., DescentState]
   step: Callable[..., tuple[DescentState, jax.Array]]
   weights: Callable[..., jax.Array]
@@ -30,23 +30,23 @@ def mlp_router(experts: int, optimizer: optax.GradientTransformation | None
     experts: K.
     optimizer: from optax; None: Adam at 5e-4.
     width: of the hidden layers; None: 2 d.
-    dropout: share of hidden units left out in training.
+    dropout: share of hidden units set to 0 in training.
 
   Returns:
-    `init(key, features [B, d])` -> state; features are standardised by those.
+    `init(key, features [B, d])` -> state; features are standardized by these.
     `step(state, key, features, tasks [B])` -> `(state, loss)`.
     `weights(theta, features)` -> `[B, K]`, rows that sum to 1; theta is the
     state's.
 
-  Departures: the public code has BatchNorm where this standardises the inputs
-    by the first features seen, and selects its router on the test set.
+  Departures: the public code has BatchNorm where the inputs are standardized by
+    the first features here, and selects its router on the test set.
 
   References: lu2024twin (dynamic merging).
   """
   core.check_fraction('mlp_router', dropout=dropout)
   if optimizer is None:
     optimizer = optax.adam(5e-4)
-  # Weight decay must not reach what standardises.
+  # Weight decay must not change the standardization.
   optimizer = optax.multi_transform(
       dict(layers=optimizer, standard=optax.set_to_zero()),
       dict(layers='layers', standard='standard'))

@@ -1,7 +1,7 @@
 """Objectives `loss(params, batch) -> scalar` for learned coefficients.
 
-`forward(params, inputs) -> logits [B, K]` is the user's; it may close over
-heads and statistics that stay frozen.
+`forward(params, inputs) -> logits [B, K]` is the user's; heads and statistics
+in its closure stay frozen.
 """
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,16 +19,14 @@ Objective = Callable[[Any, Any], jax.Array]
 def cross_entropy_objective(forward: Forward) -> Objective:
   """Mean cross entropy with labels, in nats.
 
-  A few-shot problem has this objective on a few examples of each class, with
-  the task's own vector left out of the models.
+  The few-shot problem has this objective on a few examples per class, without
+  the task's own vector among the models.
 
   Args:
     forward: params and inputs -> logits.
 
   Returns:
     `loss(params, batch)`, batch `dict(inputs [B, ...], labels [B])`.
-
-  Departures: none.
 
   References: zhang2024atlas (addition, few-shot).
   """
@@ -41,20 +39,19 @@ def entropy_objective(forward: Forward) -> Objective:
 
     H = -sum_k p_k log p_k,   p = softmax(z)
 
+  The paper minimizes it on the inputs of the test set (transductive learning).
+
   Args:
     forward: params and inputs -> logits.
 
   Returns:
     `loss(params, batch)`, batch `dict(inputs [B, ...])`.
 
-  Departures: none. The paper minimises it on the inputs of the test set
-    (transductive): say so where you do.
-
   References: yang2023adamerging.
   """
   def loss(params, batch):
     log_p = jax.nn.log_softmax(core.to_float(forward(params, batch['inputs'])))
-    # A class masked by -inf adds nothing.
+    # A class masked by -inf adds 0.
     term = jnp.where(jnp.isfinite(log_p), jnp.exp(log_p) * log_p, 0)
     return -jnp.mean(jnp.sum(term, axis=-1))
   return loss
@@ -63,8 +60,8 @@ def entropy_objective(forward: Forward) -> Objective:
 def negation_objective(forward: Forward) -> Objective:
   """Unlearns a target while a control stays: CE(control) - CE(target).
 
-  Unbounded below: stop when the control's accuracy falls (the paper: under 95%
-  of the base's).
+  Unbounded below: stop when the control's accuracy falls (in the paper, below
+  95% of the base's).
 
   Args:
     forward: params and inputs -> logits.
@@ -72,8 +69,6 @@ def negation_objective(forward: Forward) -> Objective:
   Returns:
     `loss(params, batch)`, batch `dict(target=..., control=...)`, each a batch
     of `cross_entropy_objective`.
-
-  Departures: none.
 
   References: zhang2024atlas (negation).
   """
@@ -83,7 +78,7 @@ def negation_objective(forward: Forward) -> Objective:
 
 
 def task_sum_objective(objectives: Mapping[str, Objective]) -> Objective:
-  """Sum of the objectives of several tasks, each with a head of its own.
+  """Sum of the objectives of several tasks, each with its own head.
 
   Args:
     objectives: task -> objective.
@@ -91,9 +86,7 @@ def task_sum_objective(objectives: Mapping[str, Objective]) -> Objective:
   Returns:
     `loss(params, batch)`, batch `{task: batch of that task}`.
 
-  Departures: none.
-
   References: yang2023adamerging; zhang2024atlas (addition).
   """
-  return lambda params, batch: sum(
-      objective(params, batch[task]) for task, objective in objectives.items())
+  return lambda params, batch: jnp.asarray(sum(
+      objective(params, batch[task]) for task, objective in objectives.items()))

@@ -12,17 +12,16 @@ import numpy as np
 
 from kt_jax import core
 from kt_jax import merge
-from kt_jax.merge import rules as rules_lib
 
 
 class Space(NamedTuple):
-  """Genomes `[size]` and what they mean.
+  """The meaning of genomes `[size]`.
 
   Attributes:
     decode: `(genome, base, models)` -> merged parameters; traceable.
-    recipe: genome -> `{regex: {gene: [T] numbers}}`, what was found, as data.
-    mean: `[size]`, where a search begins.
-    size: how many genes.
+    recipe: genome -> `{regex: {gene: [T] numbers}}`, its settings as data.
+    mean: `[size]`, mean of the first generation of a search.
+    size: number of genes.
   """
   decode: Callable[..., dict[str, jax.Array]]
   recipe: Callable[[jax.Array], dict[str, dict[str, list[float]]]]
@@ -34,7 +33,7 @@ def parameter_space(op, base, count: int, *,
                     groups: str | Sequence[str] = 'layer',
                     genes: Sequence[str] = ('weight',), start: float = 0.5,
                     **settings) -> Space:
-  """The search space of merges in which each group of leaves has its recipe.
+  """The search space of merges with settings of their own per group of leaves.
 
     leaf of group g <- op(base, models, w_g, density=d_g)
 
@@ -53,16 +52,16 @@ def parameter_space(op, base, count: int, *,
   Args:
     op: a leaf operator, such as `linear`, `ties`, `dare`.
     base: flat dict, path -> array; shapes will do.
-    count: T, how many models.
-    groups: 'layer', one group for each number of a layer and one for what has
-      none (embeddings, heads); 'leaf', one for each leaf; 'model', a single
-      one; or regexes, of which the first found in a path counts (a leaf that
-      none matches is copied from the base).
-    genes: settings of `op` that take `[T]` numbers; 'weight' among them, or
-      every weight is 1. A density is clipped to [0, 1].
+    count: T, the number of models.
+    groups: 'layer', one group per number of a layer and one for leaves outside
+      of layers (embeddings, heads); 'leaf', one per leaf; 'model', a single
+      one; or regexes, of which the first that matches in a path is used (a leaf
+      that none matches is copied from the base).
+    genes: settings of `op` that take `[T]` numbers; without 'weight' every
+      weight is 1. A density is clipped to [0, 1].
     start: the mean of every gene.
     **settings: of `op` and of `over_tree`, the same everywhere: key, normalize.
-      With `key`, all genomes see the same random masks.
+      With `key`, all genomes have the same random masks.
 
   Returns:
     A `Space`.
@@ -71,19 +70,19 @@ def parameter_space(op, base, count: int, *,
     UserError: no genes, no models, groups that are not one of those.
 
   Departures: the paper's searches begin at 0.5 with sigma 1/6; mergekit's begin
-    at 1/T and density 1 and take absolute values, here genes may be negative.
+    at 1/T and density 1 and take absolute values; here genes may be negative.
 
   References: akiba2024evolutionary, Sec. 3.1; zhang2024unconstrained.
   """
   name = 'parameter_space'
   if count < 1 or not genes:
-    raise core.UserError(f'{name}: needs a model and a gene at least, got '
+    raise core.UserError(f'{name}: needs at least one model and one gene, got '
                          f'count {count}, genes {tuple(genes)}.')
   patterns = _patterns(name, base, groups)
   shape = (len(patterns), count, len(genes))
   size = int(np.prod(shape))
 
-  def chosen(genome) -> list[dict]:
+  def settings_of(genome) -> list[dict]:
     if genome.shape != (size,):
       raise core.UserError(f'{name}: a genome has {size} genes, got shape '
                            f'{genome.shape}.')
@@ -93,13 +92,13 @@ def parameter_space(op, base, count: int, *,
             for g in range(len(patterns))]
 
   def decode(genome, base, models):
-    rules = list(zip(patterns, chosen(jnp.asarray(genome))))
+    rules = list(zip(patterns, settings_of(jnp.asarray(genome))))
     return merge.over_tree(op, base, models, [1.0] * count,
                            rules=[*rules, ('', None)], **settings)
 
   def recipe(genome):
     return {pattern: {gene: values.tolist() for gene, values in one.items()}
-            for pattern, one in zip(patterns, chosen(np.asarray(genome)))}
+            for pattern, one in zip(patterns, settings_of(np.asarray(genome)))}
 
   return Space(decode, recipe, np.full(size, float(start)), size)
 
@@ -119,8 +118,8 @@ def _patterns(name, base, groups) -> list[str]:
     raise core.UserError(f'{name}: ' + core.nearest(
         'value of groups', groups, ('layer', 'leaf', 'model'))
         + ' Or a list of regexes.')
-  found: dict[int | None, list[str]] = {}
+  layers: dict[int | None, list[str]] = {}
   for path in paths:
-    found.setdefault(rules_lib.layer(path), []).append(path)
-  return [exact(found[layer]) for layer in sorted(
-      found, key=lambda n: (n is not None, n))]
+    layers.setdefault(merge.layer_of(path), []).append(path)
+  return [exact(layers[layer]) for layer in sorted(
+      layers, key=lambda n: (n is not None, n))]

@@ -9,17 +9,14 @@ from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
-from kt_jax.merge.svd_factors import as_matrix
-from kt_jax.merge.svd_factors import matmul
-from kt_jax.merge.svd_factors import rank_of
-from kt_jax.merge.svd_factors import svd_factors
+from kt_jax import merge
 
 
 class SingularBasis(NamedTuple):
-  """What stays frozen; a pytree.
+  """The frozen part of a decomposition; a pytree.
 
   Attributes:
-    base: path -> array, with the differences of leaves that are not matrices.
+    base: path -> array; leaves that are not matrices are those of `merged`.
     left: path -> `[m, r]`.
     right: path -> `[r, n]`.
     rest: path -> `[r - N]`, singular values that are not trained.
@@ -37,8 +34,8 @@ def singular_values(
 
     D = W_merged - W_0 = U diag(s) V';   W(s) = W_0 + U diag(s_top, s_rest) V'
 
-  Stage 2 of AXIS; stage 1, `merge.multi_source_svd`, makes `merged`. With any
-  optimiser:
+  Stage 2 of AXIS; `merged` is from stage 1, `merge.multi_source_svd`. With any
+  optimizer:
 
     values, basis = singular_values(base, merged)
     descent = descend(lambda values, basis, batch: objective(
@@ -48,21 +45,21 @@ def singular_values(
 
   Args:
     base: flat dict, path -> array.
-    merged: like `base`; a mean of models makes the baseline of the paper.
-    rank: N: how many (int), or which share of the smaller side of each matrix
+    merged: like `base`; with a mean of models, the baseline of the paper.
+    rank: N, a count (int), or a share of the smaller side of each matrix
       (float).
 
   Returns:
-    `(values, basis)`: path -> `[N]` to train, float32, possibly negative later;
-    and the rest. Leaves with more than two axes are `[-1, last axis]` matrices,
-    vectors are frozen as they are in `merged`.
+    `(values, basis)`: path -> `[N]` to train, float32, which may become
+    negative; and the rest. Leaves with more than two axes are `[-1, last axis]`
+    matrices; vectors are those of `merged`, frozen.
 
   Raises:
     UserError: a rank out of range.
 
-  Departures: N stops at the rank of D. Beyond it the paper trains values on
-    null vectors, which the decomposition picks at will. Values below the
-    rounding of the leaves are dropped. Not under `jit`, for ranks are shapes.
+  Departures: N is at most the rank of D. Beyond it the paper trains values of
+    arbitrary null vectors. Values below the rounding of the leaves are dropped.
+    Not under `jit`, because ranks are shapes.
 
   References: osial2025axis, stage 2.
   """
@@ -74,15 +71,15 @@ def singular_values(
       frozen[path] = new
       continue
     frozen[path] = leaf
-    delta = as_matrix(core.to_float(new) - core.to_float(leaf))
-    u, s, v = svd_factors(delta)
-    # Below the rounding of what was subtracted, singular values are noise.
+    delta = merge.as_matrix(core.to_float(new) - core.to_float(leaf))
+    u, s, v = merge.svd_factors(delta)
+    # Below the rounding of the leaves, singular values are noise.
     noise = float(jnp.max(jnp.abs(new))) * float(jnp.finfo(leaf.dtype).eps)
     floor = max(noise * max(delta.shape)**0.5, 1e-6 * float(s[0]))
-    kept = int(np.sum(np.asarray(s) > floor))
-    count = min(rank_of('singular_values', rank, len(s)), kept)
-    left[path], right[path] = u[:, :kept], v[:kept]
-    values[path], rest[path] = s[:count], s[count:kept]
+    full = int(np.sum(np.asarray(s) > floor))
+    count = min(merge.rank_of('singular_values', rank, len(s)), full)
+    left[path], right[path] = u[:, :full], v[:full]
+    values[path], rest[path] = s[:count], s[count:full]
   return values, SingularBasis(frozen, left, right, rest)
 
 
@@ -97,15 +94,14 @@ def singular_params(values: dict[str, jax.Array], basis: SingularBasis
   Returns:
     Path -> array, in the base's dtypes.
 
-  Departures: none.
-
   References: osial2025axis, stage 2.
   """
   out = dict(basis.base)
   for path, top in values.items():
     leaf = basis.base[path]
     s = jnp.concatenate([top, basis.rest[path]])
-    delta = matmul(basis.left[path] * s, basis.right[path])
+    delta = jnp.matmul(basis.left[path] * s, basis.right[path],
+                       precision='highest')
     out[path] = (core.to_float(leaf) + delta.reshape(leaf.shape)).astype(
         leaf.dtype)
   return out

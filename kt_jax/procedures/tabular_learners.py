@@ -2,8 +2,8 @@ r"""Four students of a teacher over finitely many inputs, in closed form.
 
 The teacher is a table of conditionals pi*(a|s). The data are n pairs (s, a),
 s from a distribution rho and a from pi*(.|s), of which only the counts matter.
-The students differ in what they may see of the teacher. At an input that was
-never seen, all of them answer uniformly. On the host, in float64.
+The students differ in the part of the teacher that they are shown. At an input
+without data all of them are uniform. On the host, in float64.
 
 Axes: S inputs, A labels. n_sa counts pairs, n_s their sum over labels.
 References: zhao2023limits.
@@ -17,8 +17,8 @@ def sample(teacher, inputs, n: int, rng: np.random.Generator) -> np.ndarray:
   Args:
     teacher: `[S, A]`, rows pi*(.|s) that sum to one.
     inputs: `[S]`, rho.
-    n: how many pairs.
-    rng: where randomness comes from.
+    n: number of pairs.
+    rng: random generator.
 
   Returns:
     `[S, A]` integers n_sa that sum to n.
@@ -29,75 +29,75 @@ def sample(teacher, inputs, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def ce_sgl(counts, teacher) -> np.ndarray:
-  """Cross entropy with the labels, the teacher unseen: n_sa / n_s.
+  """Cross entropy with the labels, without the teacher: n_sa / n_s.
 
   Args:
     counts: `[S, A]`; whole numbers, or an expectation of them.
-    teacher: `[S, A]`; only its shape is looked at.
+    teacher: `[S, A]`; only its shape is used.
 
   Returns:
     `[S, A]`, the student.
   """
   teacher, counts = _table('ce_sgl', teacher, counts=counts)
-  return _normalised(counts)
+  return _normalized(counts)
 
 
 def ce_ptl(counts, teacher) -> np.ndarray:
   """Cross entropy weighted by the teacher's probability of the label.
 
-    pi(a|s) ~ n_sa pi*(a|s), the minimiser of
+    pi(a|s) ~ n_sa pi*(a|s), the minimizer of
     -sum_i pi*(a_i|s_i) log pi(a_i|s_i)
 
-  Biased: with growing n it tends to pi*^2, normalised.
+  Biased: with growing n it tends to pi*^2, normalized.
 
   Args:
     counts: `[S, A]`; whole numbers, or an expectation of them.
-    teacher: `[S, A]`, looked at where counts are positive.
+    teacher: `[S, A]`, used where counts are positive.
 
   Returns:
     `[S, A]`, the student.
   """
   teacher, counts = _table('ce_ptl', teacher, counts=counts)
-  return _normalised(counts * np.where(counts > 0, teacher, 0))
+  return _normalized(counts * np.where(counts > 0, teacher, 0))
 
 
 def sel_ptl(counts, teacher) -> np.ndarray:
   """Squared error of logarithms at the label.
 
-    pi(a|s) = pi*(a|s) where n_sa > 0, the minimiser of
+    pi(a|s) = pi*(a|s) where n_sa > 0, the minimizer of
     sum_i 1/2 (log pi(a_i|s_i) - log pi*(a_i|s_i))^2
 
-  What is left of a row is shared evenly by the labels that were not seen: any
-  other way is a minimiser too, this one is the paper's.
+  The rest of a row is shared equally by the labels without counts: other ways
+  are minimizers too, this one is the paper's.
 
   Args:
     counts: `[S, A]`; whole numbers, or an expectation of them.
-    teacher: `[S, A]`, looked at where counts are positive.
+    teacher: `[S, A]`, used where counts are positive.
 
   Returns:
     `[S, A]`, the student.
   """
   teacher, counts = _table('sel_ptl', teacher, counts=counts)
-  seen = counts > 0
-  copied = np.where(seen, teacher, 0)
+  observed = counts > 0
+  copied = np.where(observed, teacher, 0)
   left = np.maximum(1 - copied.sum(1, keepdims=True), 0)
-  unseen = np.sum(~seen, axis=1, keepdims=True)
-  return copied + np.where(seen, 0, left / np.maximum(unseen, 1))
+  others = np.sum(~observed, axis=1, keepdims=True)
+  return copied + np.where(observed, 0, left / np.maximum(others, 1))
 
 
 def ce_ful(counts, teacher) -> np.ndarray:
-  """Cross entropy with all that the teacher says: its rows at seen inputs.
+  """Cross entropy with the full teacher: its rows at inputs with counts.
 
   Args:
     counts: `[S, A]`; whole numbers, or an expectation of them.
-    teacher: `[S, A]`, looked at in rows with counts.
+    teacher: `[S, A]`, used in rows with counts.
 
   Returns:
     `[S, A]`, the student.
   """
   teacher, counts = _table('ce_ful', teacher, counts=counts)
-  seen = counts.sum(1, keepdims=True) > 0
-  return np.where(seen, teacher, 1 / teacher.shape[1])
+  observed = counts.sum(1, keepdims=True) > 0
+  return np.where(observed, teacher, 1 / teacher.shape[1])
 
 
 def total_variation_risk(student, teacher, inputs) -> float:
@@ -116,7 +116,7 @@ def total_variation_risk(student, teacher, inputs) -> float:
   return float(inputs @ np.abs(student - teacher).sum(1)) / 2
 
 
-def _normalised(weights: np.ndarray) -> np.ndarray:
+def _normalized(weights: np.ndarray) -> np.ndarray:
   """Rows that sum to one; uniform where all weights are zero."""
   total = weights.sum(1, keepdims=True)
   return np.where(total > 0, weights / np.where(total > 0, total, 1),
@@ -139,6 +139,6 @@ def _table(name: str, teacher, *, inputs=None, counts=None):
     return teacher, inputs
   counts = np.asarray(counts, np.float64)
   if counts.shape != teacher.shape or not (counts >= 0).all():
-    raise ValueError(f'{name}: counts must be {teacher.shape} numbers from 0 '
-                     f'on, got shape {counts.shape}.')
+    raise ValueError(f'{name}: counts must be {teacher.shape} numbers >= 0, '
+                     f'got shape {counts.shape}.')
   return teacher, counts

@@ -1,4 +1,4 @@
-"""Differences of models as patches that are carried to other models.
+"""Differences of models as patches for other models.
 
 A patch is path -> a difference `[...]`, or a pair of factors `(left [m, r],
 right [r, n])` whose product it is, such as LoRA's.
@@ -10,15 +10,12 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge.svd_factors import as_matrix
-from kt_jax.merge.svd_factors import matmul
-from kt_jax.merge.svd_factors import rank_of
-from kt_jax.merge.svd_factors import svd_factors
+from kt_jax import merge
 
 
 def task_patch(tuned, base, *, rank: int | float | None = None,
                skip: Sequence[str] = ()) -> dict[str, jax.Array | tuple]:
-  """What training changed: tuned - base.
+  """The change by training: tuned - base.
 
   PortLLM: `apply_patch(new_base, task_patch(tuned, old_base))`. PaST: the skill
   vector is `task_patch(rl, sft)` of a source domain, and
@@ -28,28 +25,28 @@ def task_patch(tuned, base, *, rank: int | float | None = None,
 
   Args:
     tuned: flat dict, path -> array.
-    base: what it was trained from.
-    rank: keep so many leading singular triplets (int), or which share of all
-      (float), of leaves with two axes or more, as factors; those with more are
-      `[all but the last, last]` matrices. None: whole differences.
+    base: the model from which it was trained.
+    rank: number of leading singular triplets to keep (int), or share of all
+      (float), as factors, of leaves with at least two axes; with more axes they
+      are `[all but the last, last]` matrices. None: whole differences.
     skip: regexes of leaves to leave out, such as heads.
 
   Returns:
-    Path -> difference or factors, at least float32; leaves that are not
-    floating and those of `skip` are not in it.
+    Path -> difference or factors, at least float32, without those of `skip` and
+    leaves that are not floating.
 
   Raises:
     UserError: leaves or shapes that differ, with the path; a rank out of
       range.
 
-  Departures: PortLLM's patches are LoRA factors as trained; a patch of factors
-    may be written by hand. A difference cut to a rank is an extra.
+  Departures: PortLLM's patches are LoRA factors as trained, which
+    `apply_patch` takes too. A difference cut to a rank is an extra.
 
   References: khan2024portllm; tang2026past.
   """
   for path in sorted(tuned.keys() | base.keys()):
     _check('task_patch', path, tuned, base)
-  patch = {}
+  patch: dict[str, jax.Array | tuple] = {}
   for path, leaf in base.items():
     leaf, new = jnp.asarray(leaf), jnp.asarray(tuned[path])
     if not jnp.issubdtype(leaf.dtype, jnp.inexact) or any(
@@ -59,9 +56,9 @@ def task_patch(tuned, base, *, rank: int | float | None = None,
     if rank is None or leaf.ndim < 2:
       patch[path] = delta
       continue
-    matrix = as_matrix(delta)
-    u, s, v = svd_factors(
-        matrix, rank_of('task_patch', rank, min(matrix.shape)))
+    matrix = merge.as_matrix(delta)
+    u, s, v = merge.svd_factors(
+        matrix, merge.rank_of('task_patch', rank, min(matrix.shape)))
     patch[path] = (u * s, v)
   return patch
 
@@ -72,17 +69,15 @@ def apply_patch(target, patch, *, scale: float | jax.Array = 1.0
 
   Args:
     target: flat dict, path -> array.
-    patch: from `task_patch`, or LoRA factors with their scale multiplied in.
-    scale: of the patch; may be traced. Negative takes a patch away.
+    patch: from `task_patch`, or LoRA factors multiplied by their scale.
+    scale: of the patch; may be traced. A negative one removes a patch.
 
   Returns:
-    A dict like `target`, in its dtypes. Where the patch is 0 or absent the leaf
-    is the target's.
+    A dict like `target`, in its dtypes. Where the patch is 0 or has no entry
+    the leaf is the target's.
 
   Raises:
     UserError: a leaf that the target lacks or has in another shape.
-
-  Departures: none.
 
   References: khan2024portllm; tang2026past.
   """
@@ -93,7 +88,8 @@ def apply_patch(target, patch, *, scale: float | jax.Array = 1.0
           'leaf in target', path, target))
     leaf = jnp.asarray(target[path])
     if isinstance(delta, (tuple, list)):
-      delta = matmul(*delta)
+      left, right = delta
+      delta = jnp.matmul(left, right, precision='highest')
       if delta.size == leaf.size and delta.shape[-1:] == leaf.shape[-1:]:
         delta = delta.reshape(leaf.shape)
     if delta.shape != leaf.shape:

@@ -1,4 +1,4 @@
-"""Twin-Merging: one shared model, and what each expert knows beyond it.
+"""Twin-Merging: a shared model and exclusive knowledge of each expert.
 
 Axes: K experts, r rank, m inputs and n outputs of a kernel, B examples.
 """
@@ -11,17 +11,14 @@ from jax import numpy as jnp
 
 from kt_jax import core
 from kt_jax import merge
-from kt_jax.merge.svd_factors import as_matrix
-from kt_jax.merge.svd_factors import rank_of
-from kt_jax.merge.svd_factors import svd_factors
 
 
 class Twin(NamedTuple):
-  """A pytree; what to save.
+  """A shared model and low-rank parts of experts; a pytree.
 
   Attributes:
     shared: path -> array, the merged model.
-    left: path -> `[K, m, r]`, for leaves with two axes or more.
+    left: path -> `[K, m, r]`, for leaves with at least two axes.
     right: path -> `[K, r, n]`.
     whole: path -> `[K, ...]`, for all other floating leaves.
   """
@@ -40,14 +37,14 @@ def twin_merging(base, models: Sequence[Any], *, scale: float = 0.3,
   Args:
     base: flat dict, path -> array, the pretrained model.
     models: K experts like `base`.
-    scale: of the task arithmetic that makes the shared model.
-    rank: how many (int), or which share of the smaller side (float).
+    scale: of the task arithmetic for the shared model.
+    rank: a count (int), or a share of the smaller side (float).
     skip: regexes of leaves that experts do not share, such as heads: they get
       no exclusive part.
 
   Returns:
-    A `Twin`. A leaf with more than two axes is cut as a `[-1, last axis]`
-    matrix; vectors are kept whole. At full rank W* cancels:
+    A `Twin`. A leaf with more than two axes is truncated as a `[-1, last axis]`
+    matrix; vectors are not truncated. At full rank W* cancels:
     `twin_params(twin, r)` is sum_k r_k W_k for weights that sum to 1.
 
   Raises:
@@ -69,9 +66,9 @@ def twin_merging(base, models: Sequence[Any], *, scale: float = 0.3,
     if leaf.ndim < 2:
       whole[path] = delta
       continue
-    matrix = as_matrix(delta, 1)
-    u, s, v = svd_factors(
-        matrix, rank_of('twin_merging', rank, min(matrix.shape[1:])))
+    matrix = merge.as_matrix(delta, 1)
+    u, s, v = merge.svd_factors(
+        matrix, merge.rank_of('twin_merging', rank, min(matrix.shape[1:])))
     root = jnp.sqrt(s)
     left[path] = u * root[:, None]
     right[path] = root[:, :, None] * v
@@ -87,8 +84,6 @@ def twin_params(twin: Twin, weight: jax.Array) -> dict[str, jax.Array]:
 
   Returns:
     Path -> array, in the shared model's dtypes.
-
-  Departures: none.
 
   References: lu2024twin (dynamic merging).
   """
@@ -116,8 +111,8 @@ def twin_forward(forward: Callable[[Any, jax.Array], jax.Array], twin: Twin,
     twin: from `twin_merging`.
     weight: `[B, K]`, of the router.
     inputs: `[B, ...]`.
-    batch_size: how many models are in memory at once. A forward pass of your
-      own that calls `twin_dense` has none in memory.
+    batch_size: number of models in memory at once. A forward pass of your own
+      that calls `twin_dense` has none in memory.
 
   Returns:
     `[B, ...]`.
@@ -132,7 +127,7 @@ def twin_forward(forward: Callable[[Any, jax.Array], jax.Array], twin: Twin,
 
 def twin_dense(x: jax.Array, kernel: jax.Array, left: jax.Array,
                right: jax.Array, weight: jax.Array) -> jax.Array:
-  """A dense layer whose kernel differs by example, without making it.
+  """A dense layer with a kernel per example, which is never computed.
 
     y_b = x_b W* + sum_k r_bk (x_b L_k) R_k
 
@@ -146,8 +141,6 @@ def twin_dense(x: jax.Array, kernel: jax.Array, left: jax.Array,
   Returns:
     `[B, ..., n]`.
 
-  Departures: none.
-
   References: lu2024twin (dynamic merging).
   """
   low = jnp.einsum('b...m,kmr->b...kr', x, left)
@@ -156,5 +149,5 @@ def twin_dense(x: jax.Array, kernel: jax.Array, left: jax.Array,
 
 
 def _skipped(skip: Sequence[str], base) -> set[str]:
-  """Paths in which a regex of `skip` is found."""
+  """Paths in which a regex of `skip` matches."""
   return {path for path in base if any(re.search(s, path) for s in skip)}

@@ -1,9 +1,9 @@
 """Statistics of a model on data: (fn, params, batches) -> pytree.
 
-Batches are dicts with `images [B, ...]` and, where a batch is filled up,
-`where` bool `[B]`; sums and counts run over them, so that neither the size of a
-batch nor its padding nor its sharding changes more than rounding. T models'
-results go to merge operators by `as_rules`.
+Batches are dicts with `images [B, ...]` and, where a batch is padded, `where`
+bool `[B]`; sums and counts run over all batches, so that their sizes, padding
+and sharding change rounding only. `as_rules` passes the statistics of T models
+to merge operators.
 """
 from kt_jax.stats.as_rules import as_rules as as_rules
 from kt_jax.stats.fisher import fisher as fisher

@@ -1,4 +1,4 @@
-"""Statistics of several models as what `merge.over_tree` takes."""
+"""Statistics of several models as rules of `merge.over_tree`."""
 from collections.abc import Sequence
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from kt_jax import core
 
 def as_rules(name: str, statistics: Sequence[Any]
             ) -> list[tuple[str, dict[str, Any]]]:
-  """Rules that hand each leaf of a merge the statistics of its own path.
+  """Rules that pass to each leaf of a merge the statistics at its path.
 
   `over_tree(merge.fisher, base, models, weight, rules=as_rules('fisher',
   [fisher(...) for each model]))`; 'grams' likewise for `merge.regmean`.
@@ -18,14 +18,14 @@ def as_rules(name: str, statistics: Sequence[Any]
   Args:
     name: parameter of the merge operator.
     statistics: of each of T models, in the models' order: trees with the same
-      paths; leaves that none has stay without.
+      paths; leaves of the merge may be missing in all of them.
 
   Returns:
     `(regex, settings)` pairs, the last of them for all other leaves; the
     settings of a leaf are `{name: [T, ...]}`.
 
   Raises:
-    UserError: no statistics, or models that have them of different leaves.
+    UserError: no statistics, or statistics of different leaves.
   """
   if not statistics:
     raise core.UserError('as_rules: statistics of at least one model are '

@@ -21,42 +21,40 @@ def fisher(
     context: tuple[Any, ...] = (),
     chunk: int = 8,
 ) -> Any:
-  r"""How sure the data make the model of each of its parameters.
+  r"""The diagonal of the Fisher information, for each parameter.
 
     F = 1/N sum_i sum_y p(y|x_i) (d log p(y|x_i) / d theta)^2
 
-  The square is of one example's gradient; squaring the mean over a batch would
-  be another, much smaller quantity.
+  The gradients of single examples are squared; the square of a batch's mean
+  gradient is another, much smaller quantity. The floor and the normalization of
+  the paper's code are arguments of the merge (`merge.fisher`).
 
   Args:
     logits_fn: `(params, images [b, ...], *context) -> [b, K]`, in evaluation
-      mode: no example may depend on another. Give the same function object for
-      all models, and what differs in `context`, to compile once.
+      mode: no example may depend on another. Pass the same function object for
+      all models, and differences in `context`, to compile once.
     params: pytree of floating arrays.
-    batches: dicts with `images [B, ...]`; `where` bool `[B]`: which rows count,
+    batches: dicts with `images [B, ...]`; `where` bool `[B]`: valid rows, by
       default all; `labels` int `[B]`, for 'given' only; `index` int `[B]`, for
-      'sampled' only: place of each example, by default its place in the stream
-      among the rows that count.
-    labels: 'exact': the sum over all K labels, K backward passes an example.
-      'sampled': one label an example drawn from p(y|x), unbiased. 'given': the
-      data's label, the so-called empirical Fisher: another quantity, which does
-      not estimate F.
-    key: for 'sampled'; folded with each example's index, so that the order of
-      examples and the size of batches do not change what is drawn.
+      'sampled' only: number of each example, by default its number among the
+      valid rows of all batches.
+    labels: 'exact': the sum over all K labels, K backward passes per example.
+      'sampled': one label per example, drawn from p(y|x), unbiased. 'given':
+      the data's label, the so-called empirical Fisher: another quantity, which
+      does not estimate F.
+    key: for 'sampled'; folded with each example's index, so that draws do not
+      depend on the order of examples and the size of batches.
     context: further arguments of `logits_fn`, not differentiated (BatchNorm's
       statistics).
-    chunk: examples at a time; memory is that many gradients, twice over. A
-      multiple of the devices over which a batch is sharded keeps all at work.
+    chunk: number of examples at a time; memory is twice that many gradients. A
+      multiple of the devices over which a batch is sharded keeps all busy.
 
   Returns:
     Pytree like `params`, float32, >= 0: a mean over examples.
 
   Raises:
-    UserError: an unknown kind of labels, no key for 'sampled', a batch without
-      what is needed, no examples, a leaf that is not floating.
-
-  Departures: none. The paper's code divides by the number of examples too; its
-  floor and its normalisation belong to the merge (`merge.fisher`).
+    UserError: an unknown kind of labels, no key for 'sampled', a batch that
+      lacks an array, no examples, a leaf that is not floating.
 
   References: matena2021fisher (the diagonal Fisher).
   """
@@ -89,12 +87,12 @@ def fisher(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _add(logits_fn, labels, chunk, total, count, params, key, context, batch):
-  """`(total, count)` with a batch more."""
+  """`(total, count)` with one more batch."""
   images = batch['images']
   size = images.shape[0]
   where = batch.get('where', jnp.ones(size, bool)).astype(bool)
   index = batch.get('index', count + jnp.cumsum(where) - 1)
-  given = batch.get('labels', jnp.zeros(size, jnp.int32))
+  targets = batch.get('labels', jnp.zeros(size, jnp.int32))
 
   def example(image, label, index):
     def log_p_of(params):
@@ -126,8 +124,8 @@ def _add(logits_fn, labels, chunk, total, count, params, key, context, batch):
   chunk = min(chunk, size)
   def split(x):
     x = jnp.pad(x, [(0, -size % chunk)] + [(0, 0)] * (x.ndim - 1))
-    # The batch's shards lie along its first axis: each step takes from all.
+    # The batch is sharded along its first axis: each step takes from all.
     return jnp.moveaxis(x.reshape(chunk, -1, *x.shape[1:]), 0, 1)
-  rows = tuple(map(split, (images, given, index, where)))
+  rows = tuple(map(split, (images, targets, index, where)))
   total, _ = jax.lax.scan(add, total, rows)
   return total, count + jnp.sum(where, dtype=jnp.int32)

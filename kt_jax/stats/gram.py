@@ -1,4 +1,4 @@
-"""Second moments of what linear layers read."""
+"""Second moments of the inputs of linear layers."""
 from collections.abc import Callable, Iterable, Mapping
 import functools
 from typing import Any
@@ -16,21 +16,21 @@ def gram(
     *,
     context: tuple[Any, ...] = (),
 ) -> dict[str, jax.Array]:
-  r"""Gram matrices of the inputs of linear layers, as RegMean wants them.
+  r"""Gram matrices of the inputs of linear layers, for RegMean.
 
     G = 1/n sum_r x_r x_r^T
 
-  over the rows r of all examples: one for a dense layer, one a token, one a
-  position for a convolution.
+  over the rows r of all examples: one per example or token for a dense layer,
+  one per position for a convolution.
 
   Args:
     inputs_fn: `(params, images [B, ...], *context) -> {path of a kernel:
-      [B, ..., d_in]}`, in evaluation mode. `models.linear_inputs` makes it:
+      [B, ..., d_in]}`, in evaluation mode; from `models.linear_inputs`:
       `lambda params, x, stats: models.linear_inputs(net, params, stats, x)`.
-      Give the same function object for all models to compile once.
+      Pass the same function object for all models to compile once.
     params: pytree.
-    batches: dicts with `images [B, ...]` and `where` bool `[B]`: which rows
-      count, default all.
+    batches: dicts with `images [B, ...]` and `where` bool `[B]`: valid rows, by
+      default all.
     context: further arguments of `inputs_fn` (BatchNorm's statistics).
 
   Returns:
@@ -54,7 +54,7 @@ def gram(
     where = batch.get('where')
     where = jnp.ones(len(images), bool) if where is None else jnp.asarray(where)
     mean, valid = _moments(inputs_fn, params, context, images, where)
-    # Means rather than sums: the count of all rows may pass 2^24.
+    # Means rather than sums: the count of all rows may exceed 2^24.
     count += valid
     share = valid / jnp.maximum(count, 1)
     total = mean if total is None else jax.tree.map(
@@ -66,7 +66,7 @@ def gram(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _moments(inputs_fn, params, context, images, where):
-  """`(path -> mean of the batch's products, how many examples)`."""
+  """`(path -> mean of the batch's products, number of examples)`."""
   valid = jnp.sum(where, dtype=jnp.int32)
 
   def leaf(x):
@@ -76,5 +76,5 @@ def _moments(inputs_fn, params, context, images, where):
     count = jnp.maximum(valid, 1) * (len(rows) // len(x))
     return jnp.matmul(rows.T, rows,
                       precision=jax.lax.Precision.HIGHEST) / count
-  found = inputs_fn(params, images, *context)
-  return {path: leaf(x) for path, x in found.items()}, valid
+  inputs = inputs_fn(params, images, *context)
+  return {path: leaf(x) for path, x in inputs.items()}, valid

@@ -1,10 +1,10 @@
-"""What a search over genomes is, and what all searches share.
+"""The interface of searches over genomes, and what they share.
 
 A search is `init() -> state`, `ask(state) -> genomes [N, n]` and `tell(state,
-genomes, fitness [N]) -> state`. Nothing lives outside the state, a flat dict of
-NumPy arrays: Orbax, npz or JSON keep it, and a search goes on bit for bit from
-what was saved. Genomes are float64, on the host; keep the state so, for JAX
-would round it to float32.
+genomes, fitness [N]) -> state`. The state is all there is, a flat dict of NumPy
+arrays: saved by Orbax, npz or JSON, a search continues from it bit for bit.
+Genomes are float64, on the host; keep the state in NumPy, because JAX would
+round it to float32.
 
 Axes: n genes, N genomes of a generation.
 """
@@ -19,15 +19,19 @@ State = dict[str, np.ndarray]
 
 
 class Search(NamedTuple):
-  """`init`, `ask`, `tell` and how many genomes a generation has."""
+  """`init`, `ask`, `tell` and the number of genomes of a generation."""
   init: Callable[[], State]
   ask: Callable[[State], np.ndarray]
   tell: Callable[[State, np.ndarray, np.ndarray], State]
   population: int
 
 
-def start(name, mean, sigma, bounds):
-  """Mean `[n]` and bounds `[n, 2]`, checked."""
+def check_start(name, mean, sigma, bounds):
+  """Mean `[n]` and bounds `[n, 2]` or None, in float64.
+
+  Raises:
+    UserError: a sigma or a mean that no search can start from.
+  """
   mean = np.atleast_1d(np.array(mean, np.float64))
   core.check_positive(name, sigma=sigma)
   if mean.ndim != 1 or not np.isfinite(mean).all():
@@ -47,8 +51,12 @@ def seed_of(seed, generation) -> int:
       [int(seed), int(generation)]).generate_state(1)[0])
 
 
-def told(name, genomes, fitness, population, size):
-  """Genomes and fitness in float64, with NaN as the worst."""
+def check_fitness(name, genomes, fitness, population, size):
+  """Genomes and fitness in float64, with NaN as the worst.
+
+  Raises:
+    UserError: other shapes than `[population, size]` and `[population]`.
+  """
   genomes = np.asarray(genomes, np.float64)
   fitness = np.asarray(fitness, np.float64)
   if genomes.shape != (population, size) or fitness.shape != (population,):
@@ -58,11 +66,14 @@ def told(name, genomes, fitness, population, size):
   return genomes, np.where(np.isnan(fitness), -np.inf, fitness)
 
 
-def record(mean, state=None, genomes=None, fitness=None) -> State:
-  """The mean, the best so far and the number of the generation."""
-  if state is None:
-    return dict(mean=np.array(mean), generation=np.array(0),
-                best_genome=np.array(mean), best_fitness=np.array(-np.inf))
+def first_record(mean) -> State:
+  """The mean, and the best genome before the first generation."""
+  return dict(mean=np.array(mean), generation=np.array(0),
+              best_genome=np.array(mean), best_fitness=np.array(-np.inf))
+
+
+def record(mean, state: State, genomes, fitness) -> State:
+  """The mean, the best genome so far and the number of the generation."""
   best = int(np.argmax(fitness))
   better = fitness[best] > state['best_fitness']
   return dict(

@@ -1,10 +1,11 @@
-"""Random numbers for the entries of a leaf, the same whole or in chunks."""
+"""Random numbers for the entries of a leaf, equal for wholes and chunks."""
 import functools
 import math
 from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 BLOCK = 2**20  # entries that share a key
 
@@ -12,10 +13,10 @@ BLOCK = 2**20  # entries that share a key
 class AtBlock(NamedTuple):
   """A leaf's key for a chunk of the leaf, as operators take it for `key`."""
   key: jax.Array
-  first: jax.Array | int  # number of the block at which the chunk begins
+  first: jax.Array | np.integer | int  # number of the chunk's first block
 
 
-def at_block(key: jax.Array, first: jax.Array | int) -> AtBlock:
+def at_block(key: jax.Array, first: jax.Array | np.integer | int) -> AtBlock:
   """A key with which a chunk draws what the whole leaf draws there."""
   return AtBlock(key, first)
 
@@ -25,10 +26,10 @@ def uniform(key: jax.Array | AtBlock, shape: tuple[int, ...],
   """One number in [0, 1) for each entry of a leaf, in flat order.
 
   Args:
-    key: the leaf's, of the threefry kind (JAX's default); for a chunk of a leaf
-      that begins at a multiple of 2**20 entries, `at_block`'s.
+    key: the leaf's, of the threefry kind (JAX's default); for a chunk that
+      begins at a multiple of 2**20 entries of the leaf, `at_block`'s.
     shape: of the leaf or the chunk.
-    stream: which of several draws for one leaf (the model's number).
+    stream: number of the draw, where a leaf has several (the model's number).
 
   Returns:
     float32 of that shape.
@@ -43,7 +44,8 @@ def uniform(key: jax.Array | AtBlock, shape: tuple[int, ...],
   return blocks[:size].reshape(shape)
 
 
-def block(key: jax.Array, number: jax.Array | int, length: int) -> jax.Array:
+def block(key: jax.Array, number: jax.Array | np.integer | int, length: int
+          ) -> jax.Array:
   """The first `length` numbers of a block of entries."""
   return jax.random.uniform(jax.random.fold_in(key, number), (length,),
                             jnp.float32)
@@ -51,6 +53,6 @@ def block(key: jax.Array, number: jax.Array | int, length: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _blocks(key, first, count, length):
-  # One after the other: a map over keys would draw others with some kinds.
+  # One after the other: with some kinds of keys, vmap would draw others.
   return jax.lax.map(lambda number: block(key, number, length),
                      first + jnp.arange(count)).reshape(-1)

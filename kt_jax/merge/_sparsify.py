@@ -1,25 +1,25 @@
-"""Which entries of a delta stay, and what makes up for those that go."""
+"""Masks of the delta entries that stay, and their rescaling."""
 from collections.abc import Sequence
 
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.merge import draw
-from kt_jax.merge import measures
+from kt_jax.merge import _bounds
+from kt_jax.merge import _draw
 
 
 def by_magnitude(deltas: Sequence[jax.Array], density, gamma,
                  threshold: jax.Array | None = None,
                  axis: int | None = None) -> list[jax.Array]:
-  """Masks of entries between two magnitudes; NaN stays, to be seen.
+  """Masks of entries between two magnitudes; NaN stays, and shows.
 
   Args:
     deltas: T arrays `[...]`.
-    density, gamma: `[T]` shares, as `magnitude_bounds` reads them.
+    density, gamma: `[T]` shares, as in `magnitude_bounds`.
     threshold: `[T, 2]` bounds; measured here if None.
     axis: each row along this axis has bounds of its own; None for the leaf.
-      What has fewer than two axes is one row.
+      A leaf with fewer than two axes is one row.
 
   Returns:
     T masks `[...]`.
@@ -27,7 +27,7 @@ def by_magnitude(deltas: Sequence[jax.Array], density, gamma,
   if threshold is None:
     stack = jnp.stack(deltas)
     axes = tuple(n + 1 for n in _axes(axis, stack.ndim - 1))
-    low, high = measures.bounds(stack, density, gamma, axes)
+    low, high = _bounds.bounds(stack, density, gamma, axes)
   else:
     if axis is not None or threshold.shape != (len(deltas), 2):
       raise core.UserError(
@@ -40,34 +40,32 @@ def by_magnitude(deltas: Sequence[jax.Array], density, gamma,
 
 def at_random(key: jax.Array, deltas: Sequence[jax.Array],
               density: Sequence[jax.Array]) -> list[jax.Array]:
-  """T masks that keep an entry with probability `density[t]`, one or `[...]`.
+  """T masks that keep an entry with probability `density[t]`.
 
   Args:
-    key: the leaf's, or `draw.at_block`'s.
+    key: the leaf's, or `_draw.at_block`'s.
     deltas: T arrays `[...]`, for their shape.
-    density: T probabilities.
+    density: T probabilities, numbers or `[...]`.
   """
-  return [draw.uniform(key, delta.shape, t) < density[t]
+  return [_draw.uniform(key, delta.shape, t) < density[t]
           for t, delta in enumerate(deltas)]
 
 
 def rank_probability(delta: jax.Array, density, epsilon,
                      axis: int | None) -> jax.Array:
-  """From `density - epsilon` at the smallest magnitude of a row to `+`.
+  """Probabilities that rise with the rank of the magnitude in a row.
 
-  Linear in the rank between; a row of one entry has `density`. At density 0
-  and 1 epsilon has no part. Ties rank in their order.
+  From `density - epsilon` for the smallest to `density + epsilon` for the
+  largest, linear in the rank; a row of one entry has `density`. At density 0
+  and 1 epsilon has no effect. Ties rank in their order.
   """
-  if _axes(axis, delta.ndim) != tuple(range(delta.ndim)) or delta.ndim == 1:
-    rows = delta
-  else:
-    rows, axis = delta.reshape(-1), 0
-  axis = -1 if rows.ndim == 1 else axis
+  axes = _axes(axis, delta.ndim)
+  rows, along = (delta, axes[0]) if len(axes) == 1 else (delta.reshape(-1), 0)
   # Bits rise with magnitudes, and integers sort faster than floats.
   size = jax.lax.bitcast_convert_type(jnp.abs(core.to_float(rows)),
                                       f'int{8 * rows.dtype.itemsize}')
-  rank = jnp.argsort(jnp.argsort(size, axis), axis).reshape(delta.shape)
-  last = rows.shape[axis] - 1
+  rank = jnp.argsort(jnp.argsort(size, along), along).reshape(delta.shape)
+  last = rows.shape[along] - 1
   share = rank / last if last else jnp.full(delta.shape, 0.5)
   share = share.astype(core.to_float(delta).dtype)
   probability = density - epsilon + share * (2 * epsilon)
@@ -76,12 +74,12 @@ def rank_probability(delta: jax.Array, density, epsilon,
 
 def rescaled(masks: Sequence[jax.Array], deltas: Sequence[jax.Array],
              probability: Sequence[jax.Array], how: str) -> list[jax.Array]:
-  """Factors of the deltas: the masks times what the rescaling says.
+  """Factors of the deltas: the masks times the rescaling.
 
   Args:
     masks: T masks `[...]`.
     deltas: T arrays `[...]`.
-    probability: T of keeping an entry, one or `[...]`.
+    probability: T probabilities of keeping an entry, numbers or `[...]`.
     how: 'none'; 'inverse' divides by the probability; 'l1' restores the L1
       norm that each delta had over the leaf.
 
@@ -95,15 +93,15 @@ def rescaled(masks: Sequence[jax.Array], deltas: Sequence[jax.Array],
       gain = 1 / jnp.where(jnp.asarray(p) > 0, p, 1)
     elif how == 'l1':
       size = jnp.abs(delta)
-      total, kept = jnp.sum(size), jnp.sum(jnp.where(mask, size, 0))
-      lost = (kept > 0) & (kept < total)
-      gain = jnp.where(lost, total / jnp.where(lost, kept, 1), 1)
+      total, rest = jnp.sum(size), jnp.sum(jnp.where(mask, size, 0))
+      shrunk = (rest > 0) & (rest < total)
+      gain = jnp.where(shrunk, total / jnp.where(shrunk, rest, 1), 1)
     factors.append(jnp.where(mask, jnp.asarray(gain, delta.dtype), 0))
   return factors
 
 
 def _axes(axis: int | None, ndim: int) -> tuple[int, ...]:
-  """Axes of a leaf that make one row."""
+  """The axes of a leaf over which one row extends."""
   if axis is None or ndim < 2:
     return tuple(range(ndim))
   if not -ndim <= axis < ndim:

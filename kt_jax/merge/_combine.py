@@ -1,4 +1,4 @@
-"""The one function of which the task-vector methods are settings."""
+"""The common function behind the task-vector methods."""
 from typing import Any
 
 import jax
@@ -6,11 +6,11 @@ from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
-from kt_jax.merge import sparsify
-from kt_jax.merge.elect import elect as elect_signs
-from kt_jax.merge.measures import per_model
+from kt_jax.merge import _sparsify
+from kt_jax.merge._bounds import per_model
+from kt_jax.merge._check import check_stack
+from kt_jax.merge._elect import agreement
 from kt_jax.merge.mix import add
-from kt_jax.merge.mix import check_stack
 from kt_jax.merge.mix import mix
 
 TRIMS = ('none', 'magnitude', 'random', 'rank')
@@ -42,9 +42,9 @@ def combine(
     divisor = sum_t a_t w_t if normalize else 1
 
   with f_t the mask of the trim times its rescaling and a_t whether the move
-  w_t f_t (m_t - base) has the elected sign. `mix` sums, so that a lone
-  coefficient 1 gives a model bit for bit. Settings that give what mergekit
-  (0.1.5) calls
+  w_t f_t (m_t - base) has the elected sign. `mix` sums, so that a single
+  coefficient 1 among zeros gives that model bit for bit. The methods of
+  mergekit (0.1.5) are
 
     task_arithmetic   task_arithmetic(normalize=False)
     ties              ties(elect='sum', normalize=True), threshold not given
@@ -56,9 +56,9 @@ def combine(
     della_linear      della(rescale='l1', elect='none', axis=1)
 
   where its `lambda` is `scale`, `rescale: true` is rescale='l1' and `false` is
-  'none', `normalize` is the same, and density (1 unless given), gamma, epsilon
-  (0.15 unless given) and weight are `[T]` where it has one a model. It has no
-  name for elect='count'.
+  'none', `normalize` is the same, and density (default 1), gamma, epsilon
+  (default 0.15) and weight are `[T]` where it has one per model. It has no name
+  for elect='count'.
 
   Args:
     fn: name of the method, for errors.
@@ -67,14 +67,14 @@ def combine(
     weight: `[T]`, any finite reals, possibly traced.
     threshold: `[T, 2]` smallest and largest magnitude kept by trim 'magnitude';
       measured on the leaf if None.
-    key: the leaf's (or `draw.at_block`'s), for trims 'random' and 'rank'.
+    key: the leaf's (or `_draw.at_block`'s), for trims 'random' and 'rank'.
     trim: 'none', 'magnitude' (`magnitude_bounds`), 'random' (each entry stays
       with probability density) or 'rank' (the same, rising with the rank).
-    density: share of the entries kept, one or `[T]`.
-    gamma: share of the largest dropped by trim 'magnitude', one or `[T]`.
-    epsilon: half the width of the probabilities of 'rank', one or `[T]`.
-    axis: rows of which trims 'magnitude' and 'rank' look at one at a time; None
-      for whole leaves.
+    density: share of the entries kept, a number or `[T]`.
+    gamma: share of the largest dropped by trim 'magnitude', a number or `[T]`.
+    epsilon: half the width of the probabilities of 'rank', a number or `[T]`.
+    axis: axis of the rows that trims 'magnitude' and 'rank' treat separately;
+      None for whole leaves.
     rescale: 'none', 'inverse' (over the probability of staying) or 'l1' (back
       to the L1 norm over the leaf).
     elect: 'none', 'sum' or 'count'.
@@ -86,27 +86,27 @@ def combine(
 
   Raises:
     UserError: an argument of another shape, a setting that is not one of those
-      above, no key where one is drawn with.
+      above, no key for a random trim.
 
   Departures: mergekit gives up rescaling below an L1 norm of 1e-7, here of 0.
-
-  References: none.
   """
   weight = core.to_float(jnp.asarray(weight))
   check_stack(fn, base, models, weight)
-  for name, value, known in (('trim', trim, TRIMS), ('elect', elect, ELECTS),
-                             ('rescale', rescale, RESCALES)):
-    if value not in known:
-      raise core.UserError(f'{fn}: ' + core.nearest(name, value, known))
+  for name, value, choices in (('trim', trim, TRIMS), ('elect', elect, ELECTS),
+                               ('rescale', rescale, RESCALES)):
+    if value not in choices:
+      raise core.UserError(f'{fn}: ' + core.nearest(name, value, choices))
   if not isinstance(scale, jax.core.Tracer) and not np.all(np.isfinite(scale)):
     raise core.UserError(f'{fn}: scale must be finite, got {scale}.')
   try:
-    shares = [per_model(*pair, len(models)) for pair in (
-        ('density', density), ('gamma', gamma), ('epsilon', epsilon))]
+    density, gamma, epsilon = (per_model(name, value, len(models)) for
+                               name, value in (('density', density),
+                                               ('gamma', gamma),
+                                               ('epsilon', epsilon)))
   except core.UserError as e:
     raise core.UserError(f'{fn}: {e}') from None
   if trim == 'rank':
-    _check_window(fn, *shares[::2])
+    _check_window(fn, density, epsilon)
   if trim in ('random', 'rank') and key is None:
     raise core.UserError(f'{fn} draws at random: give key=jax.random.key(seed).'
                          )
@@ -120,17 +120,18 @@ def combine(
     return mix(base, models, weight * scale)
 
   deltas = [core.to_float(m) - core.to_float(base) for m in models]
-  factors = _factors(deltas, threshold, key, trim, *shares, axis, rescale)
+  factors = _factors(deltas, threshold, key, trim, density, gamma, epsilon,
+                     axis, rescale)
   coefficients = [w * f for w, f in zip(weight, factors)]
   if elect != 'none':
-    agree = elect_signs(coefficients, deltas, elect)
+    agree = agreement(coefficients, deltas, elect)
     if normalize:
       total = add([jnp.where(a, w, 0) for a, w in zip(agree, weight)])
-      # One division an entry: several would keep the loops apart. One model
-      # among many has exactly its factor.
+      # One division per entry: several would not fuse into one loop. A model
+      # that agrees alone has exactly its factor.
       share = 1 / jnp.where(total == 0, 1, total)
-      alone = add([a.astype(jnp.int32) for a in agree]) == 1
-      coefficients = [jnp.where(alone, f, c * share)
+      single = add([a.astype(jnp.int32) for a in agree]) == 1
+      coefficients = [jnp.where(single, f, c * share)
                       for f, c in zip(factors, coefficients)]
     coefficients = [jnp.where(a, c, 0) for a, c in zip(agree, coefficients)]
   return mix(base, models, [c * scale for c in coefficients])
@@ -144,18 +145,18 @@ def _factors(deltas, threshold, key, trim, density, gamma, epsilon, axis,
   if trim == 'none':
     masks = [jnp.ones(d.shape, bool) for d in deltas]
   elif trim == 'magnitude':
-    masks = sparsify.by_magnitude(deltas, density, gamma, threshold, axis)
+    masks = _sparsify.by_magnitude(deltas, density, gamma, threshold, axis)
   else:
     if trim == 'rank':
       probability = [
-          sparsify.rank_probability(d, p, jnp.asarray(e, dtype), axis)
+          _sparsify.rank_probability(d, p, jnp.asarray(e, dtype), axis)
           for d, p, e in zip(deltas, probability, epsilon)]
-    masks = sparsify.at_random(key, deltas, probability)
-  return sparsify.rescaled(masks, deltas, probability, rescale)
+    masks = _sparsify.at_random(key, deltas, probability)
+  return _sparsify.rescaled(masks, deltas, probability, rescale)
 
 
 def _check_window(fn, density, epsilon):
-  """Refuses a window of probabilities that leaves [0, 1]; traced ones pass."""
+  """Refuses probabilities that leave [0, 1]; traced ones pass."""
   if any(isinstance(x, jax.core.Tracer) for x in (density, epsilon)):
     return
   inner = (density > 0) & (density < 1)
@@ -166,8 +167,8 @@ def _check_window(fn, density, epsilon):
         f'[0, 1], got epsilon {epsilon[out][0]} at density {density[out][0]}.')
 
 
-def needs_whole(*, rescale: str = 'none', axis: int | None = None,
-                **settings) -> bool:
-  """Whether these settings need whole leaves: norms, or bounds of rows."""
+def entrywise(*, rescale: str = 'none', axis: int | str | None = None,
+              **settings) -> bool:
+  """Whether chunks will do: not for norms of leaves, nor for bounds of rows."""
   del settings
-  return rescale == 'l1' or axis is not None
+  return rescale != 'l1' and axis is None

@@ -1,4 +1,4 @@
-"""Sums in which the base is one vector among others."""
+"""Sums in which the base is one vector among the others."""
 import jax
 from jax import numpy as jnp
 
@@ -24,13 +24,12 @@ def span(base: jax.Array, models: jax.Array, coefficients: jax.Array,
   Returns:
     `[...]` in base's dtype, exact where one factor is 1 and the rest 0.
   """
-  if coefficients.ndim > 1:
-    coefficients = list(coefficients)
+  factors = lambda c: list(c) if c.ndim > 1 else c
   if origin == 'base':
-    return mix(base, models, coefficients)
-  # mix gives what is missing to one to its base, which is zero here.
+    return mix(base, models, factors(coefficients))
+  # mix gives its base, which is zero here, what the factors lack of 1.
   if share is not None:
     models = jnp.concatenate([core.to_float(base)[None],
                               core.to_float(models)])
     coefficients = jnp.concatenate([jnp.reshape(share, (1,)), coefficients])
-  return mix(jnp.zeros_like(base), models, coefficients)
+  return mix(jnp.zeros_like(base), models, factors(coefficients))
