@@ -1,4 +1,4 @@
-"""The merge methods of recipes: what they ask for, which operators they are.
+"""The merge methods of recipes: their parameters, inputs and operators.
 
 The names, parameters and defaults are mergekit's. A `merge_method` may also be
 any operator of `kt_jax.merge` or the user's own, `module:function`.
@@ -17,11 +17,11 @@ _ARRAYS = ('base', 'models', 'weight')
 
 
 class Method(NamedTuple):
-  """What a method asks of a recipe.
+  """Parameters and inputs of a method.
 
-  `call(shared, each, based)` gives weights and settings of the operator:
+  `call(shared, each, based)` returns weights and settings of the operator:
   `shared` has the values of shared parameters, `each` those of every model,
-  `based` says whether there is a base.
+  `based` is whether there is a base.
   """
   name: str
   op: str  # operator of kt_jax.merge, or 'module:function'
@@ -30,10 +30,10 @@ class Method(NamedTuple):
   base: str = 'ignored'  # one input like the others; 'optional', 'required'
   inputs: tuple[int, int | None] = (1, None)  # how many, with the base
   others: tuple[int, int | None] = (0, None)  # how many beside the base
-  missing: str = 'error'  # what to do with optional tensors, see plan.py
-  idle: tuple[str, ...] = ()  # parameters that are read and change nothing
-  extra: tuple[Parameter, ...] = ()  # settings of the operator by its own names
-  own: bool = False  # an operator that mergekit does not know
+  missing: str = 'error'  # treatment of optional tensors, see inputs.py
+  idle: tuple[str, ...] = ()  # parameters that are accepted without effect
+  extra: tuple[Parameter, ...] = ()  # further settings of the operator
+  own: bool = False  # an operator that mergekit lacks
 
   @property
   def operator(self) -> Callable[..., Any]:
@@ -168,16 +168,16 @@ def get(name: str) -> Method:
   """The method of a `merge_method`.
 
   Raises:
-    UserError: there is none of this name; the message has the nearest.
+    UserError: no method has this name; the message has the nearest.
   """
   if name in _NOT_OFFERED:
     raise core.UserError(f'merge_method {name!r} is not offered. Have: '
                          f'{", ".join(sorted(METHODS))}.')
   if name in METHODS:
     method = METHODS[name]
-    known = {p.name for p in method.parameters}
+    names = {p.name for p in method.parameters}
     return method._replace(extra=tuple(
-        p for p in _settings(method.operator) if p.name not in known))
+        p for p in _settings(method.operator) if p.name not in names))
   if ':' not in name and not is_operator(name):
     raise core.UserError(core.nearest('merge_method', name, METHODS))
   return _own(name)
@@ -220,7 +220,7 @@ def _own(name: str) -> Method:
              if p.default is p.empty and p.name not in ('key', 'block')]
   if lacking:
     raise core.UserError(f'merge_method {name!r} needs {", ".join(lacking)}, '
-                         'which no recipe can give; call it from Python.')
+                         'which no recipe can have; call it from Python.')
 
   def call(shared, each, based):
     del based
