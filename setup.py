@@ -5,8 +5,8 @@ import re
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(r"__version__ = '(.+)'",
-                    (ROOT / 'kt_jax/__init__.py').read_text())[1]
+VERSION, = re.findall(r"__version__ = '(.+)'",
+                      (ROOT / 'kt_jax/__init__.py').read_text())
 BUILTIN = setuptools.find_namespace_packages(
     include=['experiments', 'experiments.*', 'configs', 'configs.*'])
 

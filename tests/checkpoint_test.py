@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what is saved comes back, or one clear line says why."""
+"""Checkpoints on disk: restored as saved, or one clear error."""
 import json
 import logging
 import pathlib
@@ -83,10 +83,10 @@ def test_any_damaged_file(saved, tmp_path, how, caplog):
       assert checkpoint.digest(found.model) == want[found.step], file
       assert found.meta['data_state'] == {'next_index': found.step}
       assert run.best_step() == found.step
-      told = [r for r in caplog.records if r.name == 'kt_jax']
-      assert len(told) == (found.step == 2)
-      skipped += len(told)
-      if told:  # the run comes past it again
+      warnings = [r for r in caplog.records if r.name == 'kt_jax']
+      assert len(warnings) == (found.step == 2)
+      skipped += len(warnings)
+      if warnings:  # the run reaches that step again
         save(run, 4, 0.75)
         run.wait()
         assert run.at(4, model(0), training(0)).step == 4
@@ -107,7 +107,7 @@ def test_keeps_the_newest_and_the_best_over_restarts(tmp_path):
     assert run.best_step() is None
 
 
-def test_a_step_that_is_there_stays(tmp_path):
+def test_an_existing_step_stays(tmp_path):
   with checkpoint.Run(tmp_path) as run:
     save(run, 1)
     run.wait()
@@ -211,7 +211,7 @@ def test_write_atomic_leaves_the_old_file(tmp_path, full_disk):
   assert [p.name for p in tmp_path.iterdir()] == ['a.json']
 
 
-def test_read_json_says_what_is_wrong(tmp_path):
+def test_read_json_errors(tmp_path):
   for content in (b'{"x": ', b'\xff\xfe', b''):
     (tmp_path / 'x').write_bytes(content)
     with pytest.raises(core.UserError, match='Cannot read'):
@@ -240,7 +240,7 @@ def test_workdir_refuses_another_config_but_not_another_mesh(tmp_path):
     checkpoint.open_workdir(tmp_path / 'w', CONFIG | dict(new=3))
 
 
-def test_checkpoint_that_another_config_left_is_not_resumed(tmp_path):
+def test_checkpoint_of_another_config_is_not_resumed(tmp_path):
   """A stopped run may save after its directory was cleared for the next."""
   with checkpoint.Run(tmp_path, config='one') as run:
     run.save(1, model(1), training(1))
@@ -269,8 +269,8 @@ def test_relative_workdir_is_resolved(tmp_path, monkeypatch):
   assert found == (tmp_path / 'here').resolve()
 
 
-def test_what_the_loop_changes_meanwhile_is_not_written(tmp_path):
-  """Saving goes on in another thread; what it was given must stay."""
+def test_later_changes_of_the_loop_are_not_written(tmp_path):
+  """Saving goes on in another thread; later changes must not reach it."""
   log = dict(count=1, sums={'loss': 1.0})
   with checkpoint.Run(tmp_path) as run:
     for step in range(1, 6):

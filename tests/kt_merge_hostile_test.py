@@ -1,7 +1,6 @@
 """Bad input to kt-merge: exit status 2 and one line that names the thing.
 
-What functions refuse stands in recipe_test and sources_test; here is what a
-user of the command sees.
+The errors of functions are in recipe_test and kt_merge_files_test.
 """
 import json
 import os
@@ -346,7 +345,7 @@ CASES = {
         'a/tokenizer.json')), 'tokenizer.json'),
     'empty folder': (lambda: (os.mkdir('c'), recipe(
         LINEAR.replace('model: a', 'model: c'))()), 'c: has neither'),
-    'out there': (lambda: (os.mkdir('out'), put('out/x', '')()), 'out.*there'),
+    'out there': (lambda: (os.mkdir('out'), put('out/x', '')()), 'out.*exists'),
     'out a file': (put('out', ''), 'out'),
 }
 
@@ -362,7 +361,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def watch():
-  """Nothing may hang."""
+  """No case may hang."""
   def late(*_):
     raise AssertionError('hangs')
   old = signal.signal(signal.SIGALRM, late)
@@ -375,7 +374,7 @@ def watch():
 def refused(capsys, argv, match, place):
   before = {p for p in place.rglob('*')}
   assert command.main(argv) == 2
-  # Warnings show where an earlier test in this process has set up the launcher.
+  # Warnings show if an earlier test in this process has set up the launcher.
   err = ''.join(x for x in capsys.readouterr().err.splitlines(True)
                 if not x.startswith('warning: '))
   assert err.count('\n') == 1 and err.endswith('\n'), err
@@ -404,7 +403,7 @@ LORA = ['--extract-lora', 'a', 'b', 'out']
     (LORA + ['--rank', '0'], None, 'rank'),
     (LORA + ['--energy', '2'], None, 'energy'),
     (LORA + ['--modules', '('], None, 'modules'),
-    (LORA, lambda: os.mkdir('out'), 'out: is there'),
+    (LORA, lambda: os.mkdir('out'), 'out: already exists'),
     (LORA, weights(more=np.ones(3, np.float32)), 'more'),
     (LORA[:3] + ['recipe.yml/out'], None, 'recipe.yml/out'),
     (['--check', 'gone.yml'], None, 'gone.yml')])

@@ -1,4 +1,4 @@
-"""OUT of kt-merge: there whole or not at all, whatever happens."""
+"""OUT of kt-merge: complete or absent, whatever happens."""
 import errno
 import fcntl
 import json
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from kt_jax import checkpoint
-from kt_jax.checkpoint import place as place_lib
+from kt_jax.checkpoint import output_dir
 from kt_jax.cli import main as command
 
+ROOT = pathlib.Path(__file__).parents[1]
 LINEAR = 'merge_method: linear\nmodels: [{model: a}, {model: b}]\n' \
          'parameters: {weight: 1}\n'
 STAGES = 'name: one\n' + LINEAR + '---\n' + LINEAR.replace('model: b',
@@ -38,7 +39,7 @@ def merge(*argv, status=0):
 
 
 def values(out='out'):
-  """Of all entries, which are one number in a whole result."""
+  """The one value of all entries in a complete result."""
   for name in ('README.md', 'card.json', 'config.json'):
     assert os.path.getsize(f'{out}/{name}')
   arrays = [t.array() for t in checkpoint.open_tensors(out).values()]
@@ -77,8 +78,8 @@ def run(limit):
     for name in ('pwrite', 'fsync', 'posix_fallocate'):
       real = getattr(os, name)
       setattr(os, name, lambda *a, real=real: (count(name), real(*a))[1])
-    exchange = command.run.place._exchange
-    command.run.place._exchange = lambda *a: (
+    exchange = command.run.output_dir._exchange
+    command.run.output_dir._exchange = lambda *a: (
         count(''), exchange(*a), count(''))[1]
     sys.addaudithook(hook)
   status = command.main(argv)
@@ -93,8 +94,8 @@ for limit in map(int, sys.stdin.read().split()):
 
 
 def killed(limits, *argv):
-  """Limit -> wait status; what was there after each is in seen/LIMIT."""
-  env = dict(os.environ, JAX_PLATFORMS='cpu',
+  """Limit -> wait status; a copy of OUT after each is in seen/LIMIT."""
+  env = dict(os.environ, JAX_PLATFORMS='cpu', PYTHONPATH=str(ROOT),
              CHECK='mkdir -p seen; cp -a out seen/LIMIT 2>/dev/null')
   done = subprocess.run(
       [sys.executable, '-c', _KILLED, 'recipe.yml', *argv, '--quiet'],
@@ -148,9 +149,9 @@ def test_overwrite(place):
 
 
 def test_no_swap_in_one_step(place, monkeypatch):
-  """Where the system has none, a kill in between is mended by the next run."""
+  """Without one, the next run repairs what a kill in between left."""
   merge('out')
-  monkeypatch.setattr(place_lib, '_exchange', lambda a, b: False)
+  monkeypatch.setattr(output_dir, '_exchange', lambda a, b: False)
   merge('out', '--overwrite')
   assert values() == 2
   os.mkdir('.out.partial')
@@ -190,25 +191,26 @@ def test_two_at_once(place, capsys):
   assert values() == 2 and hidden() == []
 
 
-def test_made_by_another_meanwhile(place, capsys, monkeypatch):
-  put = place_lib.put
+def test_created_in_the_meantime(place, capsys, monkeypatch):
+  publish = output_dir.publish
   def late(*args):
     os.mkdir('out')
     pathlib.Path('out/mine').write_text('')
-    put(*args)
-  monkeypatch.setattr(place_lib, 'put', late)
+    publish(*args)
+  monkeypatch.setattr(output_dir, 'publish', late)
   merge('out', status=2)
-  assert 'meanwhile' in line(capsys) and os.listdir('out') == ['mine']
+  assert 'meantime' in line(capsys) and os.listdir('out') == ['mine']
   assert hidden() == []
 
 
 @pytest.mark.parametrize('out,match', [
-    ('.', 'recipe.yml in it'), ('..', 'recipe.yml in it'), ('/', 'in it'),
+    ('.', 'contains recipe.yml'), ('..', 'contains recipe.yml'),
+    ('/', 'contains'),
     ('nowhere/out', 'nowhere: no such directory'), ('recipe.yml', 'directory'),
     ('recipe.yml/out', 'no such directory'), ('home', 'replaces a checkpoint'),
-    ('parent', 'parent/a in it'), ('a' * 300, 'File name too long'),
+    ('parent', 'contains parent/a'), ('a' * 300, 'File name too long'),
     ('loop', 'directory'), ('~nobody_at_all/out', 'no such directory')])
-def test_places_that_are_refused(out, match, place, capsys):
+def test_outputs_that_are_refused(out, match, place, capsys):
   os.mkdir('home')
   pathlib.Path('home/letters').write_text('')
   os.symlink('loop', 'loop')
@@ -222,7 +224,7 @@ def test_places_that_are_refused(out, match, place, capsys):
   assert sorted(os.walk('.')) == before
 
 
-def test_name_that_is_no_text(place):
+def test_name_that_is_not_text(place):
   out = os.fsdecode(b'\xff out')
   merge(out)
   assert values(out) == 2

@@ -1,4 +1,4 @@
-"""kt-merge end to end: against mergekit, and what it writes beside weights."""
+"""kt-merge end to end: against mergekit, and its files beside weights."""
 import json
 import os
 import pathlib
@@ -22,8 +22,8 @@ RECIPES = yaml.safe_load((GOLDEN / 'merged_recipes.yml').read_text())
 CONFIGS = json.loads((GOLDEN / 'merged_configs.json').read_text())
 MERGED = np.load(GOLDEN / 'merged.npz')
 TOKENS = np.load(GOLDEN / 'tokens' / 'merged.npz')
-# Share of entries that may be further apart than one bfloat16, where it is not
-# 0.1 %; test_ties_apart_from_mergekit shows why.
+# Share of entries that may differ by more than one bfloat16, where it is not
+# 0.1 %; test_differences_from_mergekit_are_ties shows why.
 APART = dict(
     # Deltas of bfloat16 weights tie often. Of those that tie with the threshold
     # mergekit keeps the ones that its sort has first, here all stay. Told to
@@ -37,7 +37,7 @@ APART = dict(
 
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
-  """Where f32/base, f32/a, ... bf16/c are."""
+  """The folder of f32/base, f32/a, ... bf16/c."""
   root = tmp_path_factory.mktemp('models')
   llamas.write(root)
   return root
@@ -71,7 +71,7 @@ def same(a, b):
 
 
 def golden(name):
-  """Name -> what mergekit made."""
+  """Name -> result of mergekit."""
   dtype = ml_dtypes.bfloat16 if 'float16' != _dtype(name) else np.float16
   found = {key.partition(' ')[2]: MERGED[key] for key in MERGED.files
            if key.partition(' ')[0] == name}
@@ -84,7 +84,7 @@ def _dtype(name):
 
 
 def beyond(a, b):
-  """Where two arrays are further apart than one bfloat16."""
+  """Entries in which two arrays differ by more than one bfloat16."""
   a, b = a.astype(np.float64), b.astype(np.float64)
   largest = np.maximum(np.maximum(abs(a), abs(b)), 1e-30)
   return abs(a - b) > 1.001 * 2.0 ** (np.floor(np.log2(largest)) - 7)
@@ -113,8 +113,8 @@ def test_golden_has_every_method():
   assert len(RECIPES) >= 30 and len(used) == 15
 
 
-def test_ties_apart_from_mergekit(place):
-  """They are apart where a magnitude ties with its threshold, else nowhere."""
+def test_differences_from_mergekit_are_ties(place):
+  """They differ where a magnitude ties with its threshold, else nowhere."""
   recipe = RECIPES['ties_from_bf16'].replace('FROM', 'bf16')
   got, want = merge(recipe), golden('ties_from_bf16')
   base, *others = (load(f'bf16/{m}') for m in ('base', 'a', 'b', 'c'))
@@ -198,9 +198,9 @@ def test_check_agrees_with_the_run(place, capsys):
     assert f'writes {size:.3g} kB' in text
   pathlib.Path('recipe.yml').write_text(SIMPLE.replace('0.5', 'much'))
   run('--check', 'recipe.yml', status=2)
-  said = capsys.readouterr().out.partition('\n')[0]
+  error = capsys.readouterr().out.partition('\n')[0]
   run('recipe.yml', 'out', status=2)
-  assert capsys.readouterr().err == said.replace('error: ', 'kt-merge: ') + '\n'
+  assert capsys.readouterr().err == error.replace('error: ', 'kt-merge: ') + '\n'
 
 
 def test_diff(place, capsys):
@@ -222,7 +222,7 @@ def test_list_methods(capsys):
 
 
 def test_closed_pipe(capsys, monkeypatch):
-  """`kt-merge ... | head` says nothing of it."""
+  """`kt-merge ... | head` prints no error."""
   read, write = os.pipe()
   os.close(read)
   with os.fdopen(write, 'w') as closed:
@@ -232,7 +232,7 @@ def test_closed_pipe(capsys, monkeypatch):
 
 
 def test_extracted_adapter_comes_back(place, capsys):
-  """base + what was extracted is tuned."""
+  """base + extracted adapter = tuned."""
   base, r = llamas.tensors('base'), np.random.default_rng(0)
   llamas.save('tuned', {n: (x + r.standard_normal(len(x) * 2).reshape(-1, 2)
                             @ r.standard_normal((2, x.shape[1])) * 0.1
@@ -269,7 +269,7 @@ def test_cards_name_parents_by_content(place):
 
 
 @pytest.mark.parametrize('method', ['dare_ties', 'della'])
-def test_draws_hang_on_the_seed_alone(method, place):
+def test_draws_depend_on_the_seed_only(method, place):
   recipe = SIMPLE.replace('task_arithmetic', method) + (
       'parameters: {density: 0.5, rescale: false}\n')
   first = merge(recipe, 'first', '--threads', '1')

@@ -1,4 +1,4 @@
-"""Recipes of kt-merge: what they mean, what is refused, what is planned."""
+"""Recipes of kt-merge: meaning, errors, plans."""
 import inspect
 import json
 import pathlib
@@ -14,13 +14,13 @@ from kt_jax import core
 from kt_jax import merge
 from kt_jax.cli import check
 from kt_jax.cli import inputs
-from kt_jax.cli import layout
+from kt_jax.cli import layers
 from kt_jax.cli import list_methods
 from kt_jax.cli import methods
 from kt_jax.cli import plan as plan_lib
 from kt_jax.cli import problems
-from kt_jax.cli import sources as sources_lib
 from kt_jax.cli import stages
+from kt_jax.cli.open_model import OpenedModel
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / 'golden' / 'merge'
                      / 'recipes.json').read_text())
@@ -50,7 +50,7 @@ def llama(model='m', layers=4, dtype=np.float32, rows=11, tied=False, **config):
 def source(shapes, model='m', dtype=np.float32, config=None):
   tensors = {name: Header(f'{model}:{name}', shape, dtype)
              for name, shape in shapes.items()}
-  return sources_lib.Source(pathlib.Path(model), tensors, config, 'huggingface')
+  return OpenedModel(pathlib.Path(model), tensors, config, 'huggingface')
 
 
 def read(text):
@@ -92,15 +92,15 @@ slices:
 """
 
 
-# What parameters mean.
+# Parameters.
 
 
 @pytest.mark.parametrize('case', GOLDEN, ids=lambda c: c['recipe'].split()[1])
-def test_parameters_are_mergekits(case):
+def test_parameters_as_in_mergekit(case):
   plan = planned(case['recipe'])
   made = jobs(plan)
   for name, want in case['tensors'].items():
-    got = plan.tensors[name]
+    got = plan.parameters[name]
     shared = {k: {True: 'l1', False: 'none'}[v] if k == 'rescale' else v
               for k, v in want['shared'].items()}
     if 'whole_model' in got['shared']:  # ours alone
@@ -121,7 +121,7 @@ def test_golden_has_cases():
 
 @pytest.mark.parametrize('name', list(methods.METHODS))
 def test_methods_call_their_operators(name):
-  """Settings are those of the operator, which takes them and gives a leaf."""
+  """The operator takes the settings and returns a leaf."""
   method = methods.get(name)
   several = (method.inputs[1] or 3) if method.others[1] is None else 2
   names = ['a', 'b', 'c'][:several]
@@ -277,7 +277,7 @@ def test_listed_defaults_change_nothing(name):
   assert defaults or name in ('arcee_fusion', 'nearswap')
 
 
-# Which tensors there are.
+# Tensors of the result.
 
 
 def test_slices_rename():
@@ -320,14 +320,14 @@ def test_layers_are_found_by_name():
   names = ['model.layers.0.mlp.experts.0.w', 'model.layers.0.mlp.experts.1.w',
            'model.layers.1.mlp.experts.0.w', 'visual.merger.mlp.0.w',
            'visual.merger.mlp.2.w', 'h_1.w', 'wte.weight']
-  found = layout.read_layout(names, None)
-  assert found.stacks == {'model.layers.': 2}
-  assert found.places[names[1]] == ('model.layers.', 0, '.mlp.experts.1.w')
-  assert all(found.places[n].layer is None for n in names[3:])
-  found = layout.read_layout(['encoder.block.0.w', 'encoder.block.1.w',
+  found = layers.read_stacks(names, None)
+  assert found.counts == {'model.layers.': 2}
+  assert found.names[names[1]] == ('model.layers.', 0, '.mlp.experts.1.w')
+  assert all(found.names[n].layer is None for n in names[3:])
+  found = layers.read_stacks(['encoder.block.0.w', 'encoder.block.1.w',
                               'decoder.block.0.w'], dict(num_layers=2))
-  assert found.stacks == {'encoder.block.': 2}
-  assert layout.read_layout(['h/0/w'], dict(n_layer=1)).stacks == {'h/': 1}
+  assert found.counts == {'encoder.block.': 2}
+  assert layers.read_stacks(['h/0/w'], dict(n_layer=1)).counts == {'h/': 1}
 
 
 def test_gradients_over_each_stack():
@@ -448,7 +448,7 @@ def test_vocabularies():
   assert plan.config['vocab_size'] == 13
 
 
-# What is refused.
+# Errors.
 
 ONE = '{model: a, layer_range: [0, 1]}'
 BAD = [
@@ -506,14 +506,14 @@ BAD = [
      'tokenizer.pad_to_multiple_of must be a whole number >= 1, got 0.'),
     (TIES.replace('base_model: base', ''), 'models: ties needs a base_model.'),
     (TIES.replace('ties', 'slerp'), 'models: slerp takes exactly 2 inputs, the '
-     'base counted, got 3.'),
+     'base included, got 3.'),
     (TIES.replace('ties', 'model_stock').replace(', {model: b}', ''),
-     'models: model_stock takes at least 3 inputs, the base counted, got 2.'),
+     'models: model_stock takes at least 3 inputs, the base included, got 2.'),
     (LINEAR.replace('linear', 'nuslerp').replace(', {model: b}', ''),
      'models: nuslerp takes exactly 2 models beside the base, got 1.'),
     (LINEAR.replace('linear', 'passthrough').replace(', {model: b}', '')
      + 'base_model: base', 'models: passthrough takes exactly 1 inputs, the '
-     'base counted, got 2; base_model is an input here.'),
+     'base included, got 2; base_model is an input here.'),
     (STACK.replace('[0, 3]', '[3, 0]'), 'slices[0].sources[0].layer_range must '
      'have 0 <= first < end, got [3, 0].'),
     (STACK.replace('[0, 3]', '3'), 'slices[0].sources[0].layer_range must be '
@@ -528,7 +528,7 @@ BAD = [
     ('merge_method: linear\nmodules: {text: {models: [{model: a}]}}',
      "modules: 'text' is not offered"),
     (f'name: x\n{LINEAR}\n---\nname: x\n{LINEAR}',
-     "name 'x' is given to 2 recipes."),
+     "name 'x' is that of 2 recipes."),
     (f'{LINEAR}\n---\n{LINEAR}', '2 recipes have no name;'),
     (f'name: ../x\n{LINEAR}', "name '../x' must be letters"),
     (f'name: a\n{LINEAR}', 'stages use one another in a circle: a -> a.'),
@@ -561,8 +561,8 @@ IMPOSSIBLE = [
     (TIES.replace('ties', 'svd_truncate').replace('density: 0.5', 'rank: -1'),
      None, 'model.embed_tokens.weight: '),
     (TIES.replace('ties', 'recipe_test:wrong').replace(', density: 0.5', ''),
-     None, 'model.embed_tokens.weight: wrong must give one array of shape [11, '
-     '8].'),
+     None, 'model.embed_tokens.weight: wrong must return one array of shape '
+     '[11, 8].'),
     (LINEAR + 'base_model: base', None, None),
     (LINEAR.replace('weight: 1', 'weight: 0'), TWO,
      'linear: weights [0.0, 0.0] sum to 0 and cannot be normalized'),
@@ -605,7 +605,7 @@ IMPOSSIBLE = [
 @pytest.mark.parametrize('text,models,message', IMPOSSIBLE,
                          ids=range(len(IMPOSSIBLE)))
 def test_impossible_merges(text, models, message):
-  """--check and a run say the same, and neither reads a weight."""
+  """--check and a run raise the same error, and neither reads a weight."""
   plan = planned(text, models)
   if message is None:  # a base that is not listed is an input of linear
     assert len(jobs(plan)['lm_head.weight'].models) == 3
@@ -668,14 +668,14 @@ models:
   - {model: a, parameters: &p {weight: 0.5}}
   - {model: b, parameters: {<<: *p, normalize: true}}
 """)
-  assert [s.parameters['weight'][0].value for s in recipe.slices[0].sources
+  assert [s.parameters['weight'][0].value for s in recipe.slices[0].inputs
           ] == [0.5, 0.5]
 
 
 # The report.
 
 
-def test_report_of_what_is_in_vain():
+def test_report_of_what_has_no_effect():
   plan = planned("""
 merge_method: ties
 base_model: base
@@ -691,13 +691,13 @@ parameters: {int8_mask: true, density: 0.9}
   problems.refuse(plan.problems)
   text = check.check_plan(plan).text()
   for line in (
-      'note: models[0].parameters.density is not read: all inputs that have it '
-      'are told closer by, or are the base.',
+      'note: models[0].parameters.density has no effect: every model overrides '
+      'it, or it is of the base only.',
       'warning: models[1].parameters.normalize is not read: normalize is one '
       'for all inputs; put it under the parameters of the recipe.',
       'warning: models[2].parameters.weight: filter \'mpl\' applies to no '
       'tensor.',
-      'note: parameters.int8_mask changes nothing with ties.',
+      'note: parameters.int8_mask has no effect with ties.',
       'warning: weights [1.0, -1.0] sum to 0 and are not normalized. (15 of '
       'the kind)'):
     assert line in text.splitlines(), text

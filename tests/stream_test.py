@@ -14,7 +14,7 @@ import pytest
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import merge
-from kt_jax.checkpoint import content
+from kt_jax.checkpoint import content_hash
 from kt_jax.merge import _select
 from kt_jax.merge import stream
 
@@ -270,17 +270,17 @@ def test_a_file_cut_while_it_is_read(tmp_path):
 
 
 def test_content_hangs_on_values_only():
-  arrays = {'a': np.arange(3 * content.BLOCK // 2, dtype=np.float32),
+  arrays = {'a': np.arange(3 * content_hash.BLOCK // 2, dtype=np.float32),
             'b': np.ones((2, 2), BF16)}
   def digest(arrays, seen=()):
-    found = content.Content()
+    found = content_hash.ContentHash()
     for name, start, stop in seen:
-      found.see(name, start, arrays[name].reshape(-1)[start:stop])
+      found.update(name, start, arrays[name].reshape(-1)[start:stop])
     return found.hexdigest(sources(arrays))
   whole = digest(arrays)
   assert whole == digest(dict(reversed(arrays.items())))
   assert whole == digest(arrays, [
-      ('a', content.BLOCK, None), ('b', 0, None), ('a', 5, 70)])
+      ('a', content_hash.BLOCK, None), ('b', 0, None), ('a', 5, 70)])
   flipped = arrays | {'a': arrays['a'].copy()}
   flipped['a'][-1] += 1
   assert whole != digest(flipped)

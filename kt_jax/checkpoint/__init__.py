@@ -14,8 +14,8 @@ from kt_jax.checkpoint.workdir import write_json as write_json
 
 
 def __getattr__(name):
-  """Orbax is imported when it is used: `kt-merge` often does not."""
+  """Imports Orbax only where it is used: `kt-merge` rarely needs it."""
   if name in ('digest', 'read', 'Run'):
-    from kt_jax.checkpoint import run  # pylint: disable=import-outside-toplevel
+    from kt_jax.checkpoint import run
     return getattr(run, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,8 +1,8 @@
 """Checkpoints of a run: asynchronous, atomic, verified on the way back.
 
-A checkpoint has three items: `model` (what others use: `params` and `stats`),
-`training` (what only a resumption needs) and `meta` (JSON: digests of the two
-and of itself, position in the data, metrics). A digest hangs on names, shapes,
+A checkpoint has three items: `model` (for every use: `params` and `stats`),
+`training` (for a resumption only) and `meta` (JSON: digests of the two and of
+itself, position in the data, metrics). A digest depends on names, shapes,
 dtypes and bits, not on sharding, so it holds on another device count.
 """
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ FOLDER = 'checkpoints'
 
 
 class Restored(NamedTuple):
-  step: int  # updates made before it was saved
+  step: int  # number of updates
   model: Any
-  training: Any  # None where only the model was asked for
+  training: Any  # None where only the model was read
   meta: dict[str, Any]
 
 
@@ -41,14 +41,14 @@ def digest(tree) -> str:
       leaf = multihost_utils.process_allgather(leaf, tiled=True)
     leaf = np.ascontiguousarray(leaf)
     total.update(f'{name} {leaf.shape} {leaf.dtype}'.encode())
-    total.update(leaf.reshape(-1).view(np.uint8))
+    total.update(leaf.reshape(-1).view(np.uint8).data)
   return total.hexdigest()
 
 
 class _Best:
   """Orbax preservation policy: the step of the highest score stays.
 
-  Orbax's own `BestN` forgets what it knew when a run resumes.
+  Orbax's own `BestN` loses its scores when a run resumes.
   """
 
   def __init__(self, scores: dict[int, float]):
@@ -56,8 +56,8 @@ class _Best:
 
   def of(self, steps) -> int | None:
     """The best of `steps`, the newest where several are equal."""
-    return max((s for s in steps if s in self._scores), default=None,
-               key=lambda s: (self._scores[s], s))
+    scored = [s for s in steps if s in self._scores]
+    return max(scored, key=lambda s: (self._scores[s], s)) if scored else None
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     del context
@@ -83,14 +83,14 @@ class Run:
     self._config = config
     self._scores = {}  # step -> its `best` metric
     self._best, self._of_best = best, _Best(self._scores)
-    # What a kill left half written goes, else it would fill the disk.
+    # The half-written remains of a kill are removed; they would fill the disk.
     self._manager = self._reporting(lambda: ocp.CheckpointManager(
         self._folder, options=ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(keep), self._of_best]))))
     for step in self.steps():
-      with contextlib.suppress(core.UserError):  # `latest` tells of it
+      with contextlib.suppress(core.UserError):  # which `latest` reports
         self._note(step, self.meta(step))
 
   def __enter__(self):
@@ -100,20 +100,20 @@ class Run:
     if kind is None:
       self._reporting(self._manager.close)
     else:
-      with contextlib.suppress(Exception):  # the first error is the one to see
+      with contextlib.suppress(Exception):  # the first error counts
         self._manager.close()
 
   def save(self, step: int, model, training, *, data_state: Any = None,
            metrics: Mapping[str, float] | None = None, log: Any = None) -> None:
-    """Starts writing a checkpoint; a step that is there already is left alone.
+    """Starts writing a checkpoint; does nothing if the step has one.
 
     Args:
-      step: updates made.
-      model: what others use.
-      training: what only a resumption needs.
+      step: number of updates.
+      model: pytree for every use.
+      training: pytree for a resumption only.
       data_state: of the stream; JSON values, as the next two.
-      metrics: of this checkpoint; `best` is looked up here.
-      log: what the loop gathered since its last row of metrics.
+      metrics: of this checkpoint; `best` is one of them.
+      log: sums of the loop since its last row of metrics.
 
     Raises:
       UserError: this one or the one before could not be written.
@@ -123,7 +123,7 @@ class Run:
     meta = dict(config=self._config, model=digest(model),
                 training=digest(training), data_state=data_state,
                 metrics=dict(metrics or {}), log=log)
-    # A copy: it is written by another thread while the loop goes on.
+    # A copy: another thread writes it while the loop goes on.
     meta = json.loads(json.dumps(meta))
     meta['meta'] = _meta_digest(meta)
     self._note(step, meta)
@@ -145,7 +145,7 @@ class Run:
     return self._of_best.of(self.steps())
 
   def meta(self, step: int) -> dict[str, Any]:
-    """What is noted of one checkpoint; its arrays stay on disk."""
+    """The `meta` item of one checkpoint, without reading its arrays."""
     return _verified(lambda: self._manager.restore(
         step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())),
                      self._folder / str(step)).meta
@@ -155,36 +155,36 @@ class Run:
     return _restore(self._manager, self._folder, step, model, training)
 
   def latest(self, model, training) -> Restored | None:
-    """The newest checkpoint that is whole, or None where there is none at all.
+    """The newest intact checkpoint, or None without any checkpoint.
 
     Args:
-      model: arrays or `ShapeDtypeStruct`s that say shape, dtype and sharding.
+      model: arrays or `ShapeDtypeStruct`s with shape, dtype and sharding.
       training: likewise.
 
     Raises:
-      UserError: there are checkpoints, but not one is whole, or the newest
-        that is whole belongs to another config.
+      UserError: no checkpoint is intact, or the newest intact one belongs to
+        another config.
     """
     broken = []
     for step in reversed(self.steps()):
       try:
-        found = _restore(self._manager, self._folder, step, model, training)
+        restored = _restore(self._manager, self._folder, step, model, training)
       except core.UserError as e:
         logging.getLogger('kt_jax').warning('Skipping a checkpoint: %s', e)
         broken.append(step)
         continue
-      if found.meta.get('config') != self._config:
+      if restored.meta.get('config') != self._config:
         raise core.UserError(
             f'Checkpoint {self._folder / str(step)} was saved by a run of '
             'another config, which may have ended late. Remove '
             f'{self._folder} or name a new --workdir.')
-      for bad in broken:  # the run will come past this step again
+      for bad in broken:  # the run will reach this step again
         self._manager.delete(bad)
         self._scores.pop(bad, None)
-      return found
+      return restored
     if broken:
       raise core.UserError(
-          f'No checkpoint under {self._folder} is whole (tried {broken}). '
+          f'No checkpoint under {self._folder} is intact (tried {broken}). '
           'Restore one from a copy, or start again in a new --workdir.')
     return None
 
@@ -198,7 +198,7 @@ class Run:
       return action()
     except (OSError, ValueError, RuntimeError) as e:
       safe = _committed(self._folder)
-      last = f'step {safe[-1]} is intact' if safe else 'there is none yet'
+      last = f'step {safe[-1]} is intact' if safe else 'none yet'
       raise core.UserError(
           f'Cannot write a checkpoint under {self._folder}: {_first_line(e)}. '
           f'Last good checkpoint: {last}.') from e
@@ -209,13 +209,14 @@ def read(workdir, step: int | None = None) -> Restored:
 
   Args:
     workdir: of the run.
-    step: which; None for the one that the run's card names, else the newest.
+    step: of the checkpoint; None for the one in the run's card, else the
+      newest.
 
   Returns:
     `Restored` with NumPy arrays, and None for `training`.
 
   Raises:
-    UserError: no such checkpoint, or it is not whole.
+    UserError: no such checkpoint, or it is damaged.
   """
   folder = epath.Path(workdir) / FOLDER
   if not folder.exists():
@@ -234,6 +235,7 @@ def read(workdir, step: int | None = None) -> Restored:
                          f'there are {steps}.')
   path = folder.resolve() / str(step)
   arrays = ocp.PyTreeCheckpointHandler()
+
   def load():
     tree = arrays.metadata(path / 'model').tree
     kinds = jax.tree.map(
@@ -242,6 +244,7 @@ def read(workdir, step: int | None = None) -> Restored:
         model=arrays.restore(path / 'model', args=ocp.args.PyTreeRestore(
             restore_args=kinds)),
         meta=ocp.JsonCheckpointHandler().restore(path / 'meta'))
+
   return _verified(load, path)
 
 
@@ -254,13 +257,13 @@ def _restore(manager, folder, step, model, training) -> Restored:
 
 
 def _verified(load, path) -> Restored:
-  """What `load` returns, its digests compared with what was saved."""
+  """The items that `load` returns, compared with their saved digests."""
   try:
-    found = dict(load().items())
-    meta = found.pop('meta')
+    items = dict(load().items())
+    meta = items.pop('meta')
     if _meta_digest(meta) != meta.get('meta'):
       raise ValueError("the content of 'meta' is not what was saved")
-    for item, tree in found.items():
+    for item, tree in items.items():
       if digest(tree) != meta[item]:
         raise ValueError(f'the content of {item!r} is not what was saved '
                          '(its digest differs)')
@@ -268,7 +271,7 @@ def _verified(load, path) -> Restored:
     raise core.UserError(
         f'Checkpoint {path} is damaged or does not fit this model: '
         f'{_first_line(e)}.') from e
-  return Restored(int(path.name), found.get('model'), found.get('training'),
+  return Restored(int(path.name), items.get('model'), items.get('training'),
                   meta)
 
 
@@ -279,7 +282,7 @@ def _meta_digest(meta) -> str:
 
 
 def _committed(folder) -> list[int]:
-  """Steps whose writing was finished, ascending."""
+  """Steps with a completely written checkpoint, ascending."""
   marks = 'commit_success.txt', '_CHECKPOINT_METADATA'
   with contextlib.suppress(OSError):
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()

@@ -15,7 +15,7 @@ _INDEX = '.safetensors.index.json'
 
 
 class SafeTensors(Mapping[str, np.ndarray]):
-  """Headers are read and checked at once, an array when it is asked for."""
+  """Headers are read and checked at once, an array when it is looked up."""
 
   def __init__(self, files: Mapping[str, tuple[pathlib.Path, Any]]):
     self._files = files  # name -> path and open handle, shared by its shard
@@ -24,7 +24,7 @@ class SafeTensors(Mapping[str, np.ndarray]):
     path, handle = self._files[name]
     try:
       return handle.get_tensor(name)
-    # The library asks numpy for a dtype by name; numpy has no 8-bit floats.
+    # The library looks dtypes up in numpy, which has no 8-bit floats.
     except (safetensors.SafetensorError, AttributeError, TypeError) as e:
       raise core.UserError(f'{path}: cannot read {name!r} '
                            f'({self.dtype(name)}): {e}.') from e
@@ -39,7 +39,7 @@ class SafeTensors(Mapping[str, np.ndarray]):
     return len(self._files)
 
   def files(self) -> dict[str, pathlib.Path]:
-    """Name -> the file that has it."""
+    """Name -> its file."""
     return {name: path for name, (path, _) in self._files.items()}
 
   def shape(self, name: str) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ class SafeTensors(Mapping[str, np.ndarray]):
     return tuple(self._files[name][1].get_slice(name).get_shape())
 
   def dtype(self, name: str) -> str:
-    """The format's own word for it ('F32', 'BF16'); reads no array."""
+    """The format's own name for it ('F32', 'BF16'); reads no array."""
     return self._files[name][1].get_slice(name).get_dtype()
 
 
@@ -55,15 +55,15 @@ def open_safetensors(path) -> SafeTensors:
   """Opens one file, a sharded index, or the directory that has either.
 
   Args:
-    path: `X.safetensors`, `X.safetensors.index.json`, or a directory; there
-      `model` wins where there are several.
+    path: `X.safetensors`, `X.safetensors.index.json`, or a directory; of
+      several files there, `model` is opened.
 
   Returns:
     Name -> array; its order is that of the file or the index.
 
   Raises:
-    UserError: nothing there, a pickle, a shard lacking or out of place, a file
-      that is cut short or whose header is not sound.
+    UserError: no such file, a pickle, a missing or misplaced shard, a file that
+      is truncated or has an invalid header.
   """
   path = pathlib.Path(os.path.expanduser(path))
   if path.is_dir():
@@ -97,11 +97,11 @@ def _choose(path: pathlib.Path) -> pathlib.Path:
     if (path / name).is_file():
       return path / name
   for pattern in ('*' + _INDEX, '*.safetensors'):
-    found = sorted(path.glob(pattern))
-    if len(found) == 1:
-      return found[0]
-    if found:
-      raise core.UserError(f'{path}: which of {[f.name for f in found]}? Give '
+    files = sorted(path.glob(pattern))
+    if len(files) == 1:
+      return files[0]
+    if files:
+      raise core.UserError(f'{path}: which of {[f.name for f in files]}? Give '
                            'the path of one.')
   for file in sorted(path.iterdir()):
     if file.suffix in _PICKLES:
@@ -133,9 +133,9 @@ def _open_index(path: pathlib.Path) -> dict[str, tuple[pathlib.Path, Any]]:
   shards = read_object(path).get('weight_map')
   if not isinstance(shards, dict) or not shards:
     raise core.UserError(f'{path}: must have a "weight_map", name -> file.')
-  handles, held = {}, {}
+  handles, contents = {}, {}
   for file in shards.values():
-    # A plain name: nothing above, beside or outside of the directory.
+    # A plain name: nothing outside of the directory.
     if (not isinstance(file, str) or not file.endswith('.safetensors')
         or '/' in file or '\\' in file or '\0' in file):
       raise core.UserError(f'{path}: shard {file!r} must be the name of a '
@@ -146,13 +146,13 @@ def _open_index(path: pathlib.Path) -> dict[str, tuple[pathlib.Path, Any]]:
         raise core.UserError(f'{path}: shard {file} is missing; fetch it into '
                              f'{path.parent}.')
       handles[file] = _open(shard)
-      held[file] = set(handles[file].keys())
+      contents[file] = set(handles[file].keys())
   listed = {(file, name) for name, file in shards.items()}
-  there = {(file, name) for file, names in held.items() for name in names}
-  if listed != there:
-    file, name = min(listed ^ there)
-    what = 'lacks' if (file, name) in listed else 'has, unlisted,'
-    raise core.UserError(f'{path}: shard {file} {what} {name!r}; index and '
+  actual = {(file, name) for file, names in contents.items() for name in names}
+  if listed != actual:
+    file, name = min(listed ^ actual)
+    verb = 'lacks' if (file, name) in listed else 'has, unlisted,'
+    raise core.UserError(f'{path}: shard {file} {verb} {name!r}; index and '
                          'shards are not of one checkpoint.')
   return {name: (path.parent / file, handles[file])
           for name, file in shards.items()}

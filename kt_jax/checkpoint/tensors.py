@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint read and written a stretch at a time.
+"""Arrays of a checkpoint, read and written a stretch at a time.
 
 Reads and writes are positioned, so that threads share a file, and go through
 the caller's buffers: a checkpoint of any size passes through a few megabytes.
@@ -17,22 +17,22 @@ import numpy as np
 from kt_jax import core
 from kt_jax.checkpoint import safetensors
 
-# The format's word for a dtype.
+# The format's name of a dtype.
 DTYPES = {
     'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
     'BF16': ml_dtypes.bfloat16, 'F8_E4M3': ml_dtypes.float8_e4m3fn,
     'F8_E5M2': ml_dtypes.float8_e5m2, 'I64': np.int64, 'I32': np.int32,
     'I16': np.int16, 'I8': np.int8, 'U64': np.uint64, 'U32': np.uint32,
     'U16': np.uint16, 'U8': np.uint8, 'BOOL': np.bool_}
-_WORDS = {np.dtype(dtype): word for word, dtype in DTYPES.items()}
+_FORMAT_NAMES = {np.dtype(dtype): word for word, dtype in DTYPES.items()}
 _INDEX = 'model.safetensors.index.json'
 
 
 class Tensor:
-  """One array that is read when it is asked for.
+  """One array, read on demand.
 
   Attributes:
-    name: as messages should have it.
+    name: for messages.
     shape: of the array.
     dtype: of the array.
   """
@@ -83,13 +83,13 @@ class FileTensor(Tensor):
     self._file, self._offset = file, offset
 
   def read(self, start, out):
-    view = memoryview(out.view(np.uint8))
+    view = out.view(np.uint8).data
     at = self._offset + start * self.dtype.itemsize
     while len(view):
       count = os.preadv(self._file.fileno(), [view], at)
       if not count:
         raise core.UserError(f'{self._file.name}: ends within {self.name!r}; '
-                             'it was cut while being read.')
+                             'it was truncated while being read.')
       view, at = view[count:], at + count
 
 
@@ -99,7 +99,7 @@ def open_tensors(path) -> dict[str, Tensor]:
   Headers are read and checked (`open_safetensors` says what is refused);
   weights are not touched.
   """
-  found, files = {}, {}
+  tensors, files = {}, {}
   for name, file in safetensors.open_safetensors(path).files().items():
     if file not in files:
       opened = open(file, 'rb', buffering=0)  # closed with its last tensor
@@ -108,29 +108,29 @@ def open_tensors(path) -> dict[str, Tensor]:
     entry = header[name]
     if entry['dtype'] not in DTYPES:
       raise core.UserError(
-          f'{file}: {name!r} has dtype {entry["dtype"]}; known are '
-          f'{", ".join(DTYPES)}.')
-    found[name] = FileTensor(name, entry['shape'], DTYPES[entry['dtype']],
-                             opened, start + entry['data_offsets'][0])
-  return found
+          f'{file}: {name!r} has dtype {entry["dtype"]}; supported '
+          f'are {", ".join(DTYPES)}.')
+    tensors[name] = FileTensor(name, entry['shape'], DTYPES[entry['dtype']],
+                               opened, start + entry['data_offsets'][0])
+  return tensors
 
 
 def _header(file):
-  """The header of a file that was found sound, and where its data start."""
+  """The header of a valid file, and the offset of its data."""
   length = int.from_bytes(file.read(8), 'little')
   return json.loads(file.read(length)), 8 + length
 
 
-class _Place(NamedTuple):
+class _Extent(NamedTuple):
   file: io.FileIO
   offset: int
   dtype: np.dtype
 
 
 class TensorWriter:
-  """Lays out safetensors shards, then takes values in any order.
+  """Allocates safetensors shards, then takes values in any order.
 
-  All space is claimed at once, so that a disk too small is noticed first.
+  All space is claimed at once, so that a full disk is an error at the start.
   """
 
   def __init__(self, directory,
@@ -142,14 +142,14 @@ class TensorWriter:
     Args:
       directory: an existing directory without `model*.safetensors`.
       entries: `(name, shape, dtype)` of everything that will be written.
-      shard_bytes: largest shard; a larger tensor has one for itself.
+      shard_bytes: largest shard; a larger tensor has a shard of its own.
       metadata: strings for the headers.
 
     Raises:
-      UserError: a dtype that the format lacks; no room on the disk.
+      UserError: a dtype that the format lacks; too little space on the disk.
     """
     self.directory = pathlib.Path(directory)
-    self._places, self._files = {}, []
+    self._extents, self._files = {}, []
     shards = _shards(entries, shard_bytes)
     total = sum(size for shard in shards for *_, size in shard)
     for number, shard in enumerate(shards, 1):
@@ -158,17 +158,17 @@ class TensorWriter:
       self._make(self.directory / name, shard, metadata or {}, total)
     self._index = len(shards) > 1 and dict(
         metadata=dict(total_size=total),
-        weight_map={name: os.path.basename(place.file.name)
-                    for name, place in self._places.items()})
+        weight_map={name: os.path.basename(extent.file.name)
+                    for name, extent in self._extents.items()})
 
   def write(self, name: str, start: int, values: np.ndarray) -> None:
-    """Puts the 1-D `values` at entries `start`... of a tensor."""
-    place = self._places[name]
-    assert values.dtype == place.dtype, (name, values.dtype, place.dtype)
-    view = memoryview(np.ascontiguousarray(values).view(np.uint8))
-    at = place.offset + start * place.dtype.itemsize
+    """Writes the 1-D `values` at entries `start`... of a tensor."""
+    extent = self._extents[name]
+    assert values.dtype == extent.dtype, (name, values.dtype, extent.dtype)
+    view = np.ascontiguousarray(values).view(np.uint8).data
+    at = extent.offset + start * extent.dtype.itemsize
     while len(view):
-      count = os.pwrite(place.file.fileno(), view, at)
+      count = os.pwrite(extent.file.fileno(), view, at)
       view, at = view[count:], at + count
 
   def close(self) -> None:
@@ -176,7 +176,7 @@ class TensorWriter:
     for file in self._files:
       os.fsync(file.fileno())
       file.close()
-    self._places, self._files = {}, []
+    self._extents, self._files = {}, []
     if self._index:
       path = self.directory / _INDEX
       path.write_text(json.dumps(self._index, indent=2, sort_keys=True))
@@ -184,7 +184,7 @@ class TensorWriter:
   def _make(self, path, shard, metadata, total):
     header, offset = {'__metadata__': dict(metadata)}, 0
     for name, shape, dtype, size in shard:
-      header[name] = dict(dtype=_WORDS[dtype], shape=list(shape),
+      header[name] = dict(dtype=_FORMAT_NAMES[dtype], shape=list(shape),
                           data_offsets=[offset, offset + size])
       offset += size
     text = json.dumps(header, separators=(',', ':')).encode()
@@ -197,9 +197,9 @@ class TensorWriter:
       raise core.UserError(f'{path}: cannot be made, {total / 1e9:.3g} GB are '
                            f'needed in all: {e.strerror}.') from e
     self._files.append(file)
-    for name, shape, dtype, size in shard:
+    for name, _, dtype, _ in shard:
       at = 8 + len(text) + header[name]['data_offsets'][0]
-      self._places[name] = _Place(file, at, dtype)
+      self._extents[name] = _Extent(file, at, dtype)
 
 
 def _shards(entries, shard_bytes):
@@ -207,7 +207,7 @@ def _shards(entries, shard_bytes):
   shards = [[]]
   for name, shape, dtype in entries:
     dtype = np.dtype(dtype)
-    if dtype not in _WORDS:
+    if dtype not in _FORMAT_NAMES:
       raise core.UserError(f'{name!r} has dtype {dtype}, which safetensors '
                            'lacks.')
     size = math.prod(shape) * dtype.itemsize

@@ -1,4 +1,4 @@
-"""The directory of a run: who may write there, and small files in it."""
+"""The directory of a run: its config, and small files in it."""
 import contextlib
 import hashlib
 import importlib.metadata
@@ -13,13 +13,13 @@ import jax
 
 from kt_jax import core
 
-# What may differ between a run and its resumption, here and in the configs
-# within: it changes no number.
+# Keys that change no number: they may differ between a run and its resumption,
+# here and in nested configs.
 FREE = ('mesh', 'data.data_dir')
 
 
 def write_atomic(path, content: str | bytes) -> None:
-  """Writes a file whole or not at all; a good file that stood there stays.
+  """Writes a file completely or not at all; an old file stays till then.
 
   Of the processes of a run the first writes, the others do nothing.
 
@@ -47,7 +47,11 @@ def write_json(path, value: Any) -> None:
 
 
 def read_json(path) -> Any:
-  """Reads a JSON file; what is wrong with it is said in one line."""
+  """Reads a JSON file.
+
+  Raises:
+    UserError: one line on what is wrong with it.
+  """
   path = epath.Path(path)
   try:
     return json.loads(path.read_text())
@@ -56,9 +60,9 @@ def read_json(path) -> Any:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-  """16 hex digits that name what a config computes (`FREE` keys left out)."""
-  kept = {k: v for k, v in _leaves(config).items() if not _is_free(k)}
-  text = json.dumps(kept, sort_keys=True)
+  """16 hex digits of the keys that change numbers (all but `FREE`)."""
+  leaves = {k: v for k, v in _leaves(config).items() if not _is_free(k)}
+  text = json.dumps(leaves, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -92,11 +96,11 @@ def open_workdir(workdir, config: dict[str, Any]) -> epath.Path:
     differ = [k for k in sorted(old.keys() | new.keys())
               if old.get(k) != new.get(k) and not _is_free(k)]
     if differ:
-      shown = '; '.join(f'{k} was {old.get(k, "absent")!r}, now '
-                        f'{new.get(k, "absent")!r}' for k in differ[:3])
+      changes = '; '.join(f'{k} was {old.get(k, "absent")!r}, now '
+                          f'{new.get(k, "absent")!r}' for k in differ[:3])
       raise core.UserError(
-          f'{path} holds a run with another config ({shown}). Resume with the '
-          'same config or name a new --workdir.')
+          f'{path} holds a run with another config ({changes}). Resume with '
+          'the same config or name a new --workdir.')
   else:
     write_json(stored, config)
   return path
@@ -104,19 +108,19 @@ def open_workdir(workdir, config: dict[str, Any]) -> epath.Path:
 
 def code_version() -> dict[str, str]:
   """Commit and versions, for cards."""
-  found = {'python': platform.python_version()}
+  versions = {'python': platform.python_version()}
   for name in ('kt_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain',
                'numpy'):
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[name] = importlib.metadata.version(name)
+      versions[name] = importlib.metadata.version(name)
   with contextlib.suppress(OSError):  # no git on this machine
     git = subprocess.run(
         ['git', '-C', str(pathlib.Path(__file__).parent), 'describe',
          '--always', '--dirty', '--abbrev=12'], capture_output=True, text=True,
         check=False)
     if git.returncode == 0:
-      found['commit'] = git.stdout.strip()
-  return found
+      versions['commit'] = git.stdout.strip()
+  return versions
 
 
 def _is_free(key: str) -> bool:

@@ -28,8 +28,8 @@ _CONV1D = {  # transformers' Conv1D keeps its matrix as [in, out]
 class FoldedTensor(checkpoint.Tensor):
   """`base + scale * left @ right`, computed for the rows that are read.
 
-  Rows are multiplied in blocks that lie where they lie whatever is asked for,
-  so that the bits do not hang on how a tensor is cut into stretches.
+  Rows are multiplied in blocks at fixed positions, so that the bits do not
+  depend on how a tensor is cut into stretches.
   """
 
   def __init__(self, base: checkpoint.Tensor,
@@ -39,7 +39,7 @@ class FoldedTensor(checkpoint.Tensor):
 
     Args:
       base: `[rows, ...]`.
-      factors: gives `left [rows, r]` and `right [r, columns]`; called once.
+      factors: returns `left [rows, r]`, `right [r, columns]`; called once.
       scale: of their product.
     """
     super().__init__(base.name, base.shape, base.dtype)
@@ -71,8 +71,8 @@ class FoldedTensor(checkpoint.Tensor):
 def _product(left, right) -> np.ndarray:
   """`left @ right` in pieces for which BLAS starts no threads.
 
-  Those of a merge are busy already; on a loaded machine a thin product on all
-  cores takes a hundred times as long.
+  The workers of a merge use the cores already; on a loaded machine a thin
+  product on all cores takes a hundred times as long.
   """
   step = max(1, _SMALL // max(1, left.size))
   if step >= right.shape[1] or left.shape[1] > 256:
@@ -90,13 +90,13 @@ def fold_adapter(tensors: Mapping[str, checkpoint.Tensor], folder,
     W + s B A,  s = lora_alpha / r  (/ sqrt(r) with use_rslora)
 
   Modules of another rank or alpha (`rank_pattern`, `alpha_pattern`), matrices
-  kept as [in, out], embeddings, convolutions without groups, `lora_bias`, and
+  stored as [in, out], embeddings, convolutions without groups, `lora_bias`, and
   whatever is saved in full (`modules_to_save`, biases) are folded too.
 
   Args:
     tensors: of the base.
     folder: has `adapter_config.json` and `adapter_model.safetensors`.
-    model_type: of the base's config; tells where [in, out] matrices are.
+    model_type: of the base's config; some have matrices as [in, out].
 
   Returns:
     Name -> tensor, with the base's names, shapes, dtypes and order.
@@ -162,23 +162,23 @@ def _fold(base, module, kind, pair, config, folder, model_type):
     return FoldedTensor(
         base, lambda: (bias.array()[:, None], np.ones((1, 1))), scale)
   if set(pair) != {'A', 'B'}:
-    lacking, = {'A', 'B'} - set(pair)
-    raise core.UserError(f'{where}: lora_{lacking} is missing.')
+    missing, = {'A', 'B'} - set(pair)
+    raise core.UserError(f'{where}: lora_{missing} is missing.')
   a, b = pair['A'][1], pair['B'][1]
   shapes = f'A {a.shape}, B {b.shape}, base {base.shape}'
   ranks = {a.shape[:1], b.shape[1:2]}
   if len(a.shape) < 2 or len(a.shape) != len(b.shape) or len(ranks) != 1 or (
       math.prod(b.shape[2:]) != 1):
     raise core.UserError(f'{where}: A must be [r, in] and B [out, r]; {shapes} '
-                         '(convolutions in groups are not known).')
+                         '(grouped convolutions are not offered).')
   if a.shape[0] != rank:
-    raise core.UserError(f'{where}: adapter_config.json says rank {rank}; '
+    raise core.UserError(f'{where}: adapter_config.json has rank {rank}; '
                          f'{shapes}.')
   product = b.shape[:1] + a.shape[1:]
-  turned = kind == 'embedding' or product != base.shape or (
+  transposed = kind == 'embedding' or product != base.shape or (
       config['fan_in_fan_out'] or is_transposed(module, model_type)
   ) and len(product) == 2
-  if turned and product[::-1] == base.shape and len(product) == 2:
+  if transposed and product[::-1] == base.shape and len(product) == 2:
     factors = lambda: (a.array().T, b.array().T)
   elif product == base.shape and kind != 'embedding':
     factors = lambda: (b.array().reshape(-1, rank), a.array().reshape(rank, -1))
@@ -189,7 +189,7 @@ def _fold(base, module, kind, pair, config, folder, model_type):
 
 def _target(target, name, tensors, folder):
   if target not in tensors:
-    raise core.UserError(f'{folder}: {name!r} changes nothing of the base. '
+    raise core.UserError(f'{folder}: {name!r} fits no tensor of the base. '
                          + core.nearest('base tensor', target, tensors))
   return tensors[target]
 
@@ -197,5 +197,5 @@ def _target(target, name, tensors, folder):
 def _open(folder) -> Tensors:
   for file in ('adapter_model.safetensors', 'adapter_model.bin'):
     if (folder / file).is_file():
-      return checkpoint.open_tensors(folder / file)  # the second is refused
+      return checkpoint.open_tensors(folder / file)  # which refuses a pickle
   raise core.UserError(f'{folder}: has no adapter_model.safetensors.')

@@ -14,23 +14,29 @@ _REFUSED = {
     'trainable_token_indices': 'trainable tokens',
     'target_parameters': 'LoRA on single parameters',
     'layer_replication': 'replicated layers'}
-# These change the base before training; what was saved is relative to that.
+# These change the base before training; the adapter is relative to that.
 _CHANGES_BASE = ('pissa', 'corda', 'olora', 'loftq', 'lora_ga', 'mica')
 
 
 def read_config(folder) -> dict[str, Any]:
-  """`adapter_config.json`, checked; only what folding needs."""
+  """The settings of `adapter_config.json` that folding needs, checked.
+
+  Raises:
+    UserError: no such file, a kind of adapter that does not fold, a value that
+      is not allowed.
+  """
   path = folder / 'adapter_config.json'
   if not path.is_file():
     raise core.UserError(f'{folder}: has no adapter_config.json; what follows '
                          'a + must be the directory of a PEFT adapter.')
   values = safetensors.read_object(path)
 
-  def get(key, default, valid, want):
+  def get(key, default, valid, allowed):
     value = values.get(key)
     value = default if value is None else value
     if not valid(value):
-      raise core.UserError(f'{path}: {key} must be {want}, got {value!r:.80}.')
+      raise core.UserError(f'{path}: {key} must be {allowed}, got '
+                           f'{value!r:.80}.')
     return value
 
   size = lambda v: type(v) is int and 1 <= v <= 2 ** 16
@@ -61,7 +67,7 @@ def read_config(folder) -> dict[str, Any]:
 
 
 def _safe_pattern(pattern: str) -> bool:
-  """Whether a stranger's regex compiles and cannot run for ages."""
+  """Whether a regex of unknown origin compiles and cannot backtrack long."""
   if len(pattern) > 500 or re.search(r'\)[*+?{]', pattern) or len(
       re.findall(r'(?<!\\)[*+{]', pattern)) > 3:
     return False

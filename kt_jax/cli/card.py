@@ -1,4 +1,4 @@
-"""The card of a merged model: what it was made of and how to make it again."""
+"""The card of a merged model: its parents, recipe and command."""
 from collections.abc import Mapping, Sequence
 import json
 import pathlib
@@ -19,15 +19,15 @@ def write_card(directory, *, method: str, recipe: str,
                title: str = '', **more: Any) -> dict[str, Any]:
   """Writes `README.md` and `card.json`.
 
-  Neither has a directory of this machine in it: models are called by the last
-  part of their path, in the recipe and in the command too.
+  Neither contains a directory of this machine: models have the last part of
+  their path as name, in the recipe and in the command too.
 
   Args:
-    directory: of the merged model; it is there.
+    directory: of the merged model; it exists.
     method: of the merge.
     recipe: its text, as it was read.
     parents: reference (path, or 'path+adapter') -> hash of its content.
-    command: argv that made it.
+    command: argv of the merge.
     title: of the model; that of the directory where it is ''.
     **more: JSON values for `card.json` (seed, dtype, the result's own hash).
 
@@ -36,15 +36,13 @@ def write_card(directory, *, method: str, recipe: str,
 
   Raises:
     UserError: it cannot be written.
-
-  References: none.
   """
   names = name_parents(parents)
   card = dict(
       method=method, recipe=_scrub(recipe, names),
       parents=[dict(name=names[p], content=digest)
                for p, digest in parents.items()],
-      command=shlex.join(_scrub(str(arg), names) for arg in command),
+      command=shlex.join(_scrub(arg, names) for arg in command),
       versions=checkpoint.code_version(), **json.loads(json.dumps(
           more, default=_plain)))
   directory = pathlib.Path(directory)
@@ -56,7 +54,7 @@ def write_card(directory, *, method: str, recipe: str,
 
 
 def name_parents(references) -> dict[str, str]:
-  """Reference -> a short name; equal ones are numbered."""
+  """Reference -> a short name; equal names are numbered."""
   names = {}
   for reference in references:
     parts = [pathlib.PurePath(p).name or 'model' for p in reference.split('+')]

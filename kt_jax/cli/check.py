@@ -1,4 +1,4 @@
-"""--check: what a merge would do, from headers alone."""
+"""--check: problems and costs of a merge, from headers alone."""
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from kt_jax.cli import problems as problems_lib
 from kt_jax.merge import stream
 
 
-class Report(NamedTuple):
-  """What `check_plan` found."""
+class MergeReport(NamedTuple):
+  """Problems and costs of a merge."""
   problems: tuple[problems_lib.Problem, ...]
   treatments: Mapping[str, int]  # merged, copied, renamed: how many tensors
   read_bytes: int  # with the passes that measure
   write_bytes: int
-  memory_bytes: int  # at the most, of arrays; beside what JAX itself takes
+  memory_bytes: int  # at most, of arrays; beside what JAX itself takes
   operators: Mapping[str, int]  # name -> tensors
 
   @property
@@ -32,7 +32,7 @@ class Report(NamedTuple):
                       f'operators: {used or "none"}', sizes])
 
 
-def check_plan(plan, *, threads: int = 2) -> Report:
+def check_plan(plan, *, threads: int = 2) -> MergeReport:
   """Sums up a plan.
 
   Args:
@@ -41,12 +41,12 @@ def check_plan(plan, *, threads: int = 2) -> Report:
   """
   merged = [job for job in plan.jobs if job.op]
   costs = sorted(map(_memory, plan.jobs), reverse=True)
-  return Report(
+  return MergeReport(
       plan.problems,
       dict(merged=len(merged), copied=len(plan.jobs) - len(merged),
            renamed=plan.renamed),
       sum(_reads(job) for job in plan.jobs),
-      sum(_written(job) for job in plan.jobs),
+      sum(_writes(job) for job in plan.jobs),
       sum(costs[:threads]),
       dict(Counter(job.op.__name__ for job in merged)))
 
@@ -62,7 +62,7 @@ def _reads(job) -> int:
   return passes * inputs
 
 
-def _written(job) -> int:
+def _writes(job) -> int:
   dtype = job.base.dtype if job.dtype is None else job.dtype
   return job.base.size * dtype.itemsize
 
@@ -77,7 +77,7 @@ def _memory(job) -> int:
   return (2 * count + 1) * min(job.base.size, stream.BLOCK) * 4
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
   for unit in ('B', 'kB', 'MB', 'GB'):
     if count < 1000:
       return f'{count:.3g} {unit}'

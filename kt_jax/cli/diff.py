@@ -18,7 +18,7 @@ _COLUMNS = ('max abs', 'rel L2', 'cosine', 'differing', 'not finite')
 
 class LeafDiff(NamedTuple):
   name: str
-  what: str  # 'equal', 'differs', 'shape', 'dtype', 'only in a', 'only in b'
+  status: str  # equal, differs, shape, dtype, only in a, only in b
   detail: str = ''  # the two shapes or dtypes
   max_abs: float = 0.0  # of b - a, over finite entries
   relative: float = 0.0  # ||b - a|| / ||a||
@@ -38,16 +38,14 @@ def diff(a: Mapping[str, checkpoint.Tensor],
     ||b - a|| / ||a||,  <a, b> / (||a|| ||b||)  over the finite entries
 
   Args:
-    a: name -> tensor, the one to compare with.
+    a: name -> tensor, the reference.
     b: name -> tensor.
-    progress: called with each name when it is done.
-    threads: that compare; None for one per core.
+    progress: called with each name when it is compared.
+    threads: number of workers; None for one per core.
 
   Returns:
     A row for each name in either, in the order of `a`, then `b`. Values are
     compared where shapes agree, also across dtypes; sums are in float64.
-
-  References: none.
   """
   names = [*a, *(n for n in b if n not in a)]
   with futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -71,8 +69,8 @@ def _compare(name, a, b) -> LeafDiff:
 
 
 def differ(rows: list[LeafDiff]) -> bool:
-  """Whether anything is not the same; `kt-merge diff` exits with it."""
-  return any(row.what != 'equal' for row in rows)
+  """Whether anything differs; the exit status of `kt-merge --diff`."""
+  return any(row.status != 'equal' for row in rows)
 
 
 def format_diff(rows: list[LeafDiff], sort: str = 'name') -> str:
@@ -84,20 +82,20 @@ def format_diff(rows: list[LeafDiff], sort: str = 'name') -> str:
       largest relative difference.
 
   Raises:
-    UserError: another `sort`.
+    UserError: any other `sort`.
   """
   if sort not in _SORTS:
     raise core.UserError(core.nearest('sort', sort, _SORTS))
   key = (lambda r: r.name) if sort == 'name' else (
       lambda r: (bool(r.size), -_number(r.relative), r.name))
-  shown = [r._replace(name=problems.one_line(r.name)) for r in sorted(
-      (r for r in rows if r.what != 'equal'), key=key)]
+  unequal = [r._replace(name=problems.one_line(r.name)) for r in sorted(
+      (r for r in rows if r.status != 'equal'), key=key)]
   compared = [r for r in rows if r.size]
-  width = max([5, *(len(r.name) for r in shown)])
+  width = max([5, *(len(r.name) for r in unequal)])
   lines = [f'{"leaf":{width}} ' + ' '.join(f'{c:>10}' for c in _COLUMNS)]
-  for row in shown:
+  for row in unequal:
     lines.append(f'{row.name:{width}} ' + (_values(row) if row.size else '')
-                 + (f' {row.what}: {row.detail}' if row.detail else ''))
+                 + (f' {row.status}: {row.detail}' if row.detail else ''))
   if compared:
     total = _row('total', 'total', '', [r.sums for r in compared],
                  max(_number(r.max_abs) for r in compared),
@@ -105,14 +103,15 @@ def format_diff(rows: list[LeafDiff], sort: str = 'name') -> str:
                  np.sum([r.not_finite for r in compared], 0),
                  sum(r.size for r in compared))
     lines.append(f'{"total":{width}} {_values(total)}')
-  lines.append(f'{len(rows)} leaves, {len(shown)} not equal' + ''.join(
-      f', {n} {what}' for what in ('only in a', 'only in b', 'shape', 'dtype')
-      if (n := sum(r.what == what for r in rows))) + '.')
+  lines.append(f'{len(rows)} leaves, {len(unequal)} not equal' + ''.join(
+      f', {n} {status}'
+      for status in ('only in a', 'only in b', 'shape', 'dtype')
+      if (n := sum(r.status == status for r in rows))) + '.')
   return '\n'.join(line.rstrip() for line in lines)
 
 
 def _leaf(name, a, b) -> LeafDiff:
-  sums, most, other, bad = [], 0.0, 0, np.zeros(2, int)
+  sums, most, differing, bad = [], 0.0, 0, np.zeros(2, int)
   for start in range(0, a.size, _CHUNK):
     count = min(_CHUNK, a.size - start)
     x, y = np.empty(count, a.dtype), np.empty(count, b.dtype)
@@ -123,7 +122,7 @@ def _leaf(name, a, b) -> LeafDiff:
     y = x if same is not None and same.all() else _real(y)
     if same is None:
       same = (x == y) | (np.isnan(x) & np.isnan(y))
-    other += count - int(same.sum())
+    differing += count - int(same.sum())
     finite = np.isfinite(x), np.isfinite(y)
     bad += [count - int(f.sum()) for f in finite]
     if not (finite[0].all() and finite[1].all()):
@@ -136,14 +135,14 @@ def _leaf(name, a, b) -> LeafDiff:
     d = y - x
     most = max(most, float(d.max(initial=0)), -float(d.min(initial=0)))
     sums.append((xx, _dot(y, y), _dot(x, y), _dot(d, d)))
-  kinds = a.dtype, b.dtype
-  what = 'dtype' if kinds[0] != kinds[1] else 'differs' if other else 'equal'
-  detail = f'{kinds[0]} {kinds[1]}' if what == 'dtype' else ''
-  return _row(name, what, detail, sums, most, other, bad, a.size)
+  status = ('dtype' if a.dtype != b.dtype else
+            'differs' if differing else 'equal')
+  detail = f'{a.dtype} {b.dtype}' if status == 'dtype' else ''
+  return _row(name, status, detail, sums, most, differing, bad, a.size)
 
 
 def _dot(x, y) -> float:
-  return float(np.einsum('i,i->', x, y))  # BLAS would fight over the cores
+  return float(np.einsum('i,i->', x, y))  # BLAS would use all cores
 
 
 def _same_bits(x, y) -> np.ndarray:
@@ -154,12 +153,12 @@ def _same_bits(x, y) -> np.ndarray:
 
 
 def _real(x) -> np.ndarray:
-  if x.dtype.kind == 'V':  # bfloat16 and its like: much faster in two steps
+  if x.dtype.kind == 'V':  # bfloat16 and the like: much faster in two steps
     x = x.astype(np.float32)
   return x.astype(np.float64)
 
 
-def _row(name, what, detail, sums, most, other, bad, size) -> LeafDiff:
+def _row(name, status, detail, sums, most, differing, bad, size) -> LeafDiff:
   aa, bb, ab, dd = map(math.fsum, zip(*sums)) if sums else (0.0,) * 4
   norms = math.sqrt(aa) * math.sqrt(bb)
   if dd == 0:
@@ -167,8 +166,9 @@ def _row(name, what, detail, sums, most, other, bad, size) -> LeafDiff:
   else:
     relative = math.sqrt(dd / aa) if aa else math.inf
     cosine = min(1.0, max(-1.0, ab / norms)) if norms else math.nan
-  return LeafDiff(name, what, detail, most, relative, cosine,
-                  other / size if size else 0.0, tuple(map(int, bad)), size,
+  a_bad, b_bad = map(int, bad)
+  return LeafDiff(name, status, detail, most, relative, cosine,
+                  differing / size if size else 0.0, (a_bad, b_bad), size,
                   (aa, bb, ab, dd))
 
 

@@ -1,4 +1,4 @@
-"""Rows of embeddings brought to one vocabulary, read where they lie."""
+"""Embeddings with the rows of one vocabulary, read from the files."""
 from collections.abc import Mapping
 import functools
 import re
@@ -10,7 +10,7 @@ import numpy as np
 from kt_jax import checkpoint
 from kt_jax import core
 
-ZERO, MEAN, REST = -1, -2, -3  # whose row: nobody's; of all; of no token
+ZERO, MEAN, REST = -1, -2, -3  # rows of no model; of all; of no token
 
 _BLOCK = 2 ** 20
 _NAMES = re.compile(
@@ -27,17 +27,17 @@ def is_vocabulary(name: str) -> bool:
 
 
 class RowsTensor(checkpoint.Tensor):
-  """Rows gathered from several tensors, read when they are asked for."""
+  """Rows gathered from several tensors, when they are read."""
 
   def __init__(self, name, tensors, owner, row, present, dtype):
-    """Makes it.
+    """Describes the rows.
 
     Args:
       name: of the tensor.
       tensors: list of M `[rows_m, ...]`.
-      owner: `[V]` int, which of `tensors` has the row, or ZERO, MEAN, REST.
-      row: `[V]` int, where it is there.
-      present: `[M, V]` int, each one's row of a token or -1; for MEAN.
+      owner: `[V]` int, index in `tensors`, or ZERO, MEAN, REST.
+      row: `[V]` int, index in that tensor.
+      present: `[M, V]` int, each tensor's row of a token or -1; for MEAN.
       dtype: of the result.
     """
     super().__init__(name, (len(owner),) + tensors[0].shape[1:], dtype)
@@ -92,7 +92,7 @@ class RowsTensor(checkpoint.Tensor):
     for low in range(0, len(self._owner), step):
       part = self._owner[low:low + step] != REST
       if part.any():
-        # Up to the last row of a token: behind it are those that ask for this.
+        # Up to the last row of a token: those behind it need this mean.
         rows = np.empty((len(part), self._width), self.dtype)
         for at in np.flatnonzero(np.diff(part, prepend=False) & part):
           length = int(np.argmin(np.append(part[at:], False)))
@@ -112,29 +112,27 @@ def align_rows(name: str, tensors: Mapping[str, checkpoint.Tensor],
                ) -> dict[str, checkpoint.Tensor]:
   """Every model's tensor with the rows of the common vocabulary.
 
-  A row that a model has stays its own. One that it lacks is, in this order:
-  what `tokens` says; the row of the only model that has the token; the base's;
-  the mean of those that have it; zero. Rows of no token (padding, unused ids)
-  are the mean of the model's other rows.
+  A row that a model has stays. One that it lacks is, in this order: that of
+  `tokens`; the row of the only model that has the token; the base's; the mean
+  of those that have it; zero. Rows of no token (padding, unused ids) are the
+  mean of the model's other rows.
 
   Args:
     name: of the tensor, for messages.
     tensors: model -> `[rows, ...]`.
     ids: model -> `[V]` int, its id of each token of the result, or -1.
-    used: `[V]` bool, which rows belong to a token.
-    tokens: row -> `(force, model or None, id)`: whose row it is where a model
+    used: `[V]` bool, the rows that belong to a token.
+    tokens: row -> `(force, model or None, id)`: origin of the row where a model
       lacks it or, with `force`, everywhere; None for zero, '' for the rules.
     base: the base model where it is one of the inputs.
 
   Returns:
-    Model -> tensor `[V, ...]`, all of the dtype that holds them all.
+    Model -> tensor `[V, ...]`, all of the dtype that contains them all.
 
   Raises:
     UserError: widths that differ, a row that the named model lacks.
 
   Departures: means are in float64 and rounded once.
-
-  References: none.
   """
   names, parts = list(tensors), list(tensors.values())
   if len({t.shape[1:] for t in parts}) > 1 or not all(t.shape for t in parts):
@@ -166,7 +164,7 @@ def align_rows(name: str, tensors: Mapping[str, checkpoint.Tensor],
                              f'{at if number < 0 else number} ({limit} rows).')
       owner[at], row[at] = names.index(model), number
   owner[~used] = REST
-  result = {}
+  result: dict[str, checkpoint.Tensor] = {}
   for m, model in enumerate(names):
     own = has[m] & ~force & used
     result[model] = RowsTensor(

@@ -18,58 +18,58 @@ from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax.cli import adapter
 from kt_jax.cli import embeddings
-from kt_jax.cli import sources as sources_lib
+from kt_jax.cli.open_model import OpenedModel
 
 _EXACT = 512  # smaller side up to which all singular values are computed
 _CHUNK = 2 ** 20
 
 
-class Extracted(NamedTuple):
+class ExtractedLora(NamedTuple):
   ranks: dict[str, int]  # module -> rank
   errors: dict[str, float]  # module -> ||delta - B A|| / ||delta||
   saved: list[str]  # leaves that the adapter has in full
-  left: list[str]  # leaves that changed and that it does not have
+  left: list[str]  # leaves that changed and that it lacks
 
 
 def extract_lora(
-    base: sources_lib.Source, tuned: sources_lib.Source, out,
+    base: OpenedModel, tuned: OpenedModel, out,
     *, rank: int | None = 16, energy: float | None = None, modules: str = '',
     save_rest: bool = False,
-    progress: Callable[[str], None] = lambda name: None) -> Extracted:
+    progress: Callable[[str], None] = lambda name: None) -> ExtractedLora:
   r"""Writes the change of every matrix as a product of low rank.
 
     W_tuned - W_base = U S V^T,  B = U_r sqrt(S_r),  A = sqrt(S_r) V_r^T
 
   so that `open_model('base+out')` is the tuned model up to what is cut off.
-  The decomposition is exact (LAPACK) for `energy` and for matrices whose
-  smaller side is at most 512 or four times the rank; else it is randomised
+  The decomposition is exact (LAPACK) for `energy` and for matrices with a
+  smaller side of at most 512 or four times the rank; else it is randomized
   (10 more vectors, 4 power iterations, fixed seed). Factors are float32 with
   lora_alpha = r, which makes the scale 1.
 
   Args:
     base: the model that the adapter will be for.
     tuned: of the same names and shapes.
-    out: directory to make; it appears when it is whole.
-    rank: largest of each matrix; None for no limit but `energy`.
+    out: directory to make; it appears when it is complete.
+    rank: limit for each matrix; None for no limit but `energy`.
     energy: share of sum s^2 to keep, in (0, 1]; the smallest rank that does.
-    modules: regex; only modules whose name it is found in; '' for all.
+    modules: regex that the names of modules must contain; '' for all.
     save_rest: whether embeddings, norms and other leaves that changed are
       saved in full (`modules_to_save`); else they are only reported. Biases of
       matrices that have a product are always only reported.
     progress: called with each name when it is done.
 
   Returns:
-    `Extracted`.
+    `ExtractedLora`.
 
   Raises:
-    UserError: names or shapes that differ, `out` that is there, nothing that
-      changed, a rank, an energy or a regex that is none.
+    UserError: names or shapes that differ, an existing `out`, nothing that
+      changed, an invalid rank, energy or regex.
 
   Departures: mergekit saves embeddings and norms in full unless told not to,
   also where they did not change; factors are rounded to the model's dtype.
 
-  References: Halko, Martinsson, Tropp 2009, Sec. 4.4 and 5.1 (the randomised
-  one, as scikit-learn has it).
+  References: Halko, Martinsson, Tropp 2009, Sec. 4.4 and 5.1 (the randomized
+  one, as implemented by scikit-learn).
   """
   out = pathlib.Path(os.path.expanduser(out))
   pattern = _check(base, tuned, out, rank, energy, modules)
@@ -101,10 +101,10 @@ def extract_lora(
     raise core.UserError('No matrix that may be extracted differs between base '
                          f'and tuned model; others that do: {left or "none"}.')
   ranks = {module: len(a) for module, (a, _) in factors.items()}
-  turned = any(adapter.is_transposed(m, model_type) for m in ranks)
-  _write(out, _config(base, ranks, full, turned),
+  transposed = any(adapter.is_transposed(m, model_type) for m in ranks)
+  _write(out, _config(base, ranks, full, transposed),
          _entries(factors, full, tuned.tensors))
-  return Extracted(ranks, errors, full, left)
+  return ExtractedLora(ranks, errors, full, left)
 
 
 def _check(base, tuned, out, rank, energy, modules) -> re.Pattern:
@@ -125,7 +125,7 @@ def _check(base, tuned, out, rank, energy, modules) -> re.Pattern:
                            f'in the base, {tuned.tensors[name].shape} in the '
                            'tuned model.')
   if out.exists():
-    raise core.UserError(f'{out}: is there already; name a new directory.')
+    raise core.UserError(f'{out}: already exists; name a new directory.')
   try:
     return re.compile(modules)
   except re.error as e:
@@ -153,14 +153,15 @@ def _decompose(base, tuned, name, rank, energy, transposed):
   delta = delta.T if transposed else delta
   side = min(delta.shape)
   if energy is not None or side <= max(_EXACT, 4 * rank):
-    u, s, vt = linalg.svd(delta, full_matrices=False, check_finite=False)
+    u, s, vt = map(np.asarray, linalg.svd(
+        delta, full_matrices=False, check_finite=False))
     keep = min(rank or side, int((s > s[0] * side * 1e-8).sum()))
     if energy is not None:
       share = np.cumsum(s.astype(np.float64) ** 2)
       keep = min(keep, 1 + int(np.searchsorted(share, energy * share[-1])))
   else:
-    u, s, vt = extmath.randomized_svd(
-        delta, rank, n_oversamples=10, n_iter=4, random_state=0)
+    u, s, vt = map(np.asarray, extmath.randomized_svd(
+        delta, rank, n_oversamples=10, n_iter=4, random_state=0))
     keep = rank
   root = np.sqrt(s[:keep])
   a, b = root[:, None] * vt[:keep], u[:, :keep] * root
@@ -169,28 +170,28 @@ def _decompose(base, tuned, name, rank, energy, transposed):
           np.ascontiguousarray(b, np.float32), float(error))
 
 
-def _config(base, ranks, full, turned):
+def _config(base, ranks, full, transposed):
   most = max(ranks.values(), default=1)
   other = {module: r for module, r in ranks.items() if r != most}
   return dict(
       peft_type='LORA', base_model_name_or_path=base.path.name,
       r=most, lora_alpha=most, rank_pattern=other, alpha_pattern=other,
       target_modules=sorted(ranks), use_rslora=False, bias='none',
-      fan_in_fan_out=turned, inference_mode=True, lora_dropout=0.0,
+      fan_in_fan_out=transposed, inference_mode=True, lora_dropout=0.0,
       modules_to_save=sorted({n.rpartition('.')[0] for n in full}) or None)
 
 
 def _entries(factors, full, tensors: Mapping[str, checkpoint.Tensor]):
-  found = []
+  entries = []
   for module, pair in factors.items():
     for letter, array in zip('AB', pair):
       name = f'base_model.model.{module}.lora_{letter}.weight'
-      found.append((name, checkpoint.ArrayTensor(name, array)))
-  return found + [(f'base_model.model.{n}', tensors[n]) for n in full]
+      entries.append((name, checkpoint.ArrayTensor(name, array)))
+  return entries + [(f'base_model.model.{n}', tensors[n]) for n in full]
 
 
 def _write(out: pathlib.Path, config, entries) -> None:
-  """A directory that is there when it is whole."""
+  """Writes a directory that appears when it is complete."""
   part = out.parent / f'.{out.name}.{secrets.token_hex(4)}.part'
   try:
     part.mkdir(parents=True)

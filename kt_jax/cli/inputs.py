@@ -1,4 +1,4 @@
-"""The inputs of one tensor: which count, and whether they fit."""
+"""Inputs of a merge: how many, which of them a tensor has, whether they fit."""
 from collections.abc import Mapping, Sequence
 import inspect
 from typing import Any
@@ -10,7 +10,6 @@ import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.cli import check_inputs
 from kt_jax.cli import embeddings
 from kt_jax.cli import methods
 from kt_jax.cli import problems as problems_lib
@@ -19,7 +18,7 @@ Tensors = Mapping[str, checkpoint.Tensor]  # by model
 
 
 class Zeros(checkpoint.Tensor):
-  """What an operator has as base where the method has none."""
+  """The base of an operator where the method has none."""
 
   is_zero = True  # costs no reading
 
@@ -28,49 +27,81 @@ class Zeros(checkpoint.Tensor):
     out[:] = 0
 
 
-def is_floating(tensor) -> bool:
+def check_inputs(recipe) -> None:
+  """Checks that the method exists and takes the inputs of every slice.
+
+  Raises:
+    UserError: an input listed twice, no base where one is required, too few or
+      too many inputs.
+  """
+  method = methods.get(recipe.method)
+  for number, part in enumerate(recipe.slices):
+    where = 'models' if recipe.uncut else f'slices[{number}]'
+    models = [each.model for each in part.inputs]
+    base = part.base_model or recipe.base_model
+    for model in models:
+      if models.count(model) > 1:
+        raise core.UserError(f'{where} has {model!r} twice.')
+    if method.base == 'ignored':
+      base = None
+    if base and base not in models:
+      raise core.UserError(f'{where}: base_model {base!r} must be one of the '
+                           f'sources {models}.')
+    _check_count(method, where, len(models), bool(base))
+
+
+def is_floating(tensor: checkpoint.Tensor) -> bool:
+  """Whether it can be merged rather than copied."""
   return jnp.issubdtype(tensor.dtype, jnp.floating)
 
 
-def choose_present(method: methods.Method, place, there: Tensors,
-                   base: str | None, missing: str,
-                   problems: problems_lib.Problems) -> str:
-  """What to do with a tensor that `there` has: 'merge', 'copy' or 'skip'.
+def choose_treatment(method: methods.Method, output, tensors: Tensors,
+                     base: str | None, missing: str,
+                     problems: problems_lib.Problems) -> str:
+  """'merge', 'copy' or 'skip', for the inputs that have a tensor.
 
-  Where inputs lack it this is what mergekit does with optional tensors.
+  Where some lack it, this is what mergekit does with optional tensors.
+
+  Args:
+    method: of the recipe.
+    output: `layers.OutputTensor`.
+    tensors: of the inputs that have it.
+    base: of the slice or the recipe.
+    missing: 'error' or 'present'.
+    problems: takes what is left out.
 
   Raises:
-    UserError: some lack it and missing='error', or the method cannot do
-      without them.
+    UserError: some lack it and missing='error', or the method needs them all.
   """
-  lacking = [s.model for s in place.part.sources if s.model not in there]
+  lacking = [s.model for s in output.part.inputs if s.model not in tensors]
   if not lacking:
     return 'merge'
   if missing == 'error':
     raise core.UserError(
-        f'{lacking[0]} lacks {place.name!r}, which {next(iter(there))} has. '
+        f'{lacking[0]} lacks {output.name!r}, which {next(iter(tensors))} has. '
         'With missing set to present, those that have it are merged.')
-  problems.add('note', f'{place.name} is merged without {", ".join(lacking)}, '
+  problems.add('note', f'{output.name} is merged without {", ".join(lacking)}, '
                'which lack it.')
-  based, alone = method.base != 'ignored' and base in there, len(there) == 1
+  based = method.base != 'ignored' and base in tensors
+  alone = len(tensors) == 1
   if alone and (method.missing == 'single'
                 or method.missing == 'base' and based):
     return 'copy'
-  if method.missing == 'skip' and len(there) < method.inputs[0]:
+  if method.missing == 'skip' and len(tensors) < method.inputs[0]:
     if alone and based:
       return 'copy'
-    problems.add('warning', f'{place.name} is left out: too few inputs have '
+    problems.add('warning', f'{output.name} is left out: too few inputs have '
                  'it.')
     return 'skip'
   if base and method.base != 'ignored' and not based:
-    raise core.UserError(f'{base}, the base, lacks {place.name!r}.')
-  check_inputs.check_count(method, place.name, len(there), based)
+    raise core.UserError(f'{base}, the base, lacks {output.name!r}.')
+  _check_count(method, output.name, len(tensors), based)
   return 'merge'
 
 
-def check_shapes(name: str, there: Tensors) -> None:
+def check_shapes(name: str, tensors: Tensors) -> None:
   """Refuses inputs of several shapes."""
-  (first, tensor), *others = there.items()
+  (first, tensor), *others = tensors.items()
   for model, other in others:
     if other.shape != tensor.shape:
       hint = ''
@@ -82,23 +113,24 @@ def check_shapes(name: str, there: Tensors) -> None:
           f'{list(other.shape)} in {model}{hint}.')
 
 
-def choose_dtypes(recipe, name: str, there: Tensors,
+def choose_dtypes(recipe, name: str, tensors: Tensors,
                   problems: problems_lib.Problems
                   ) -> tuple[np.dtype | None, np.dtype]:
-  """What inputs are rounded to (None: as they are), and the result's dtype."""
-  held = {t.dtype for t in there.values()}
-  if len(held) > 1:
-    several = ', '.join(sorted(map(str, held)))
+  """The dtype inputs are rounded to (None: as they are), and the result's."""
+  dtypes = {t.dtype for t in tensors.values()}
+  if len(dtypes) > 1:
+    several = ', '.join(sorted(map(str, dtypes)))
     problems.add('note', f'{name} has dtypes {several} in the inputs.')
-  both = jnp.dtype(recipe.dtype) if recipe.dtype else _widest(held)
-  if both == np.float64:
+  common = jnp.dtype(recipe.dtype) if recipe.dtype else _widest(dtypes)
+  if common == np.float64:
     problems.add('warning', f'{name} is float64; it is merged and written in '
                  'float32.')
-    both = np.dtype(np.float32)
-  if any(d.itemsize > both.itemsize and d != np.float64 for d in held):
-    problems.add('note', f'{name} is rounded to {both} before it is merged; '
+    common = np.dtype(np.float32)
+  if any(d.itemsize > common.itemsize and d != np.float64 for d in dtypes):
+    problems.add('note', f'{name} is rounded to {common} before it is merged; '
                  'out_dtype rounds the result only.')
-  return (None if held == {both} else both), jnp.dtype(recipe.out_dtype or both)
+  return (None if dtypes == {common} else common,
+          jnp.dtype(recipe.out_dtype or common))
 
 
 def check_values(weight: Sequence[float], settings: Mapping[str, Any],
@@ -117,7 +149,7 @@ def check_values(weight: Sequence[float], settings: Mapping[str, Any],
 
 
 def try_operator(job) -> None:
-  """Traces an operator on shapes alone, for what it says of its settings.
+  """Traces an operator on shapes alone, to find settings that it refuses.
 
   Raises:
     UserError: what the operator would raise when it runs.
@@ -139,12 +171,29 @@ def try_operator(job) -> None:
                          f'{dict(job.settings)}: {type(e).__name__}: {line}'
                          ) from e
   if getattr(out, 'shape', None) != job.base.shape:
-    raise core.UserError(f'{job.name}: {job.op.__name__} must give one array '
+    raise core.UserError(f'{job.name}: {job.op.__name__} must return one array '
                          f'of shape {list(job.base.shape)}.')
 
 
+def _check_count(method: methods.Method, where: str, count: int, based: bool
+                 ) -> None:
+  """Refuses too few or too many inputs, the base included."""
+  if method.base == 'required' and not based:
+    raise core.UserError(f'{where}: {method.name} needs a base_model.')
+  for number, (least, most), word in (
+      (count, method.inputs, 'inputs, the base included'),
+      (count - based, method.others, 'models beside the base')):
+    if number < least or most is not None and number > most:
+      need = (f'exactly {least}' if least == most else
+              f'at least {least}' if number < least else f'at most {most}')
+      hint = ('; base_model is an input here' if method.base == 'ignored'
+              and most == 1 else '')
+      raise core.UserError(f'{where}: {method.name} takes {need} {word}, got '
+                           f'{number}{hint}.')
+
+
 def _widest(dtypes) -> np.dtype:
-  """The smallest dtype that holds all of several."""
+  """The smallest dtype that contains all of several."""
   if len(dtypes) == 1:
     return next(iter(dtypes))
   if np.dtype(np.float64) in dtypes:

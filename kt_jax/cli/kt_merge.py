@@ -1,4 +1,4 @@
-"""`kt-merge`: what must be said before JAX is imported, then `main`."""
+"""`kt-merge`: settings that must precede the import of JAX, then `main`."""
 import contextlib
 import ctypes
 import os
@@ -15,7 +15,6 @@ def main() -> int:
   os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                              ' --xla_cpu_multi_thread_eigen=false').strip()
   keep_pages()
-  # pylint: disable=import-outside-toplevel
   from kt_jax.core import _extras
   try:
     _extras.require('merge', 'kt-merge', 'etils', 'ml_dtypes', 'orbax',
@@ -28,10 +27,10 @@ def main() -> int:
 
 
 def keep_pages() -> None:
-  """Blocks that are freed and taken again all the time come from one arena.
+  """Makes glibc's malloc reuse the blocks that a merge frees and allocates.
 
-  glibc's arena for each thread would grow, and fresh pages cost more than the
-  merge itself.
+  An arena for each thread would grow, and fresh pages cost more than the merge
+  itself.
   """
   with contextlib.suppress(AttributeError, OSError):  # another libc
     libc = ctypes.CDLL(None)

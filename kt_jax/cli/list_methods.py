@@ -42,7 +42,8 @@ def describe(name: str) -> str:
       'operator': [_operator(method)] * (bool(method.extra)
                                          or method.op != name),
       'no effect': method.idle}
-  lines = [name, '  ' + inspect.getdoc(method.operator).partition('\n')[0]]
+  summary = (inspect.getdoc(method.operator) or '').partition('\n')[0]
+  lines = [name, f'  {summary}']
   for title, texts in rows.items():
     if texts:
       lines.append(textwrap.fill(', '.join(texts), 80, break_on_hyphens=False,

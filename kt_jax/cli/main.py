@@ -14,8 +14,8 @@ from kt_jax.cli import diff
 from kt_jax.cli import list_methods
 from kt_jax.cli import problems
 from kt_jax.cli import run
-from kt_jax.cli import sources
 from kt_jax.cli import stages
+from kt_jax.cli.open_model import open_model
 
 _USAGE = """\
   kt-merge recipe.yml OUT
@@ -56,11 +56,11 @@ def _fail(error) -> int:
 
 def _parse(argv):
   parser = argparse.ArgumentParser(
-      'kt-merge', usage=_USAGE, description='Merges checkpoints of any size as '
-      'a recipe says (the language of mergekit).')
+      'kt-merge', usage=_USAGE, description='Merges checkpoints of any size by '
+      'a recipe (in the language of mergekit).')
   parser.set_defaults(action='merge')
   for action, text in (
-      ('check', 'say what a recipe would do, from headers alone'),
+      ('check', 'problems and costs of a recipe, from headers alone'),
       ('diff', 'compare two checkpoints leaf by leaf; exit status 1 if they '
        'differ'),
       ('extract-lora', 'write what TUNED changed in BASE as a LoRA adapter'),
@@ -70,14 +70,14 @@ def _parse(argv):
   parser.add_argument('paths', nargs='*', help=argparse.SUPPRESS)
   merging = parser.add_argument_group('merging')
   merging.add_argument('--seed', type=int, default=0,
-                       help='of operators that draw at random')
+                       help='of random operators')
   merging.add_argument('--missing', choices=('error', 'present'),
                        default='error', help='what to do about a tensor that '
                        'an input lacks: stop, or merge those that have it')
   merging.add_argument('--shard-gb', type=float, default=5.0,
                        help='largest file of weights')
   merging.add_argument('--overwrite', action='store_true',
-                       help='replace OUT when its successor is whole')
+                       help='replace OUT when the new one is complete')
   merging.add_argument('--threads', type=int, default=2)
   merging.add_argument('--quiet', action='store_true', help='no progress')
   comparing = parser.add_argument_group('--diff')
@@ -112,41 +112,42 @@ def _merge(args) -> int:
 def _check(args) -> int:
   recipes = stages.read_file(args.paths[0])
   stages.check_paths(recipes)
-  fails, made = False, {}
+  fails, earlier = False, {}
   for recipe in recipes:
-    stage = run.plan_stage(recipe, made, args.missing)
+    stage = run.plan_stage(recipe, earlier, args.missing)
     report = check.check_plan(stage.plan, threads=args.threads)
     if len(recipes) > 1:
       print(f'stage {recipe.name or "(last)"}')
     print(report.text())
     fails |= report.fails
-    made[recipe.name] = run.planned(recipe.name, stage.plan)
+    earlier[recipe.name] = run.planned_model(recipe.name, stage.plan)
   return 2 * fails
 
 
 def _diff(args) -> int:
-  a, b = (sources.open_model(path).tensors for path in args.paths)
-  with _names(len(a.keys() | b.keys()), args) as bar:
+  a, b = (open_model(path).tensors for path in args.paths)
+  with _NameBar(len(a.keys() | b.keys()), args) as bar:
     rows = diff.diff(a, b, bar)
   print(diff.format_diff(rows, args.sort))
   return int(diff.differ(rows))
 
 
 def _extract(args) -> int:
-  from kt_jax.cli import extract_lora  # pylint: disable=import-outside-toplevel
-  base, tuned = (sources.open_model(path) for path in args.paths[:2])
+  from kt_jax.cli import extract_lora
+  base, tuned = (open_model(path) for path in args.paths[:2])
   rank = args.rank
   if rank is None and args.energy is None:
     rank = 16
-  with _names(len(base.tensors), args) as bar:
-    found = extract_lora.extract_lora(
+  with _NameBar(len(base.tensors), args) as bar:
+    result = extract_lora.extract_lora(
         base, tuned, args.paths[2], rank=rank, energy=args.energy,
         modules=args.modules, save_rest=args.save_rest, progress=bar)
-  worst = max(found.errors, key=found.errors.get, default=None)
-  print(f'{len(found.ranks)} matrices, ranks {min(found.ranks.values())} to '
-        f'{max(found.ranks.values())}; largest relative error '
-        f'{found.errors[worst]:.3g} ({worst}).' if worst else 'No matrices.')
-  for title, names in (('in full', found.saved), ('left out', found.left)):
+  ranks, errors = result.ranks, result.errors
+  worst = max(errors, key=errors.__getitem__, default=None)
+  print(f'{len(ranks)} matrices, ranks {min(ranks.values())} to '
+        f'{max(ranks.values())}; largest relative error {errors[worst]:.3g} '
+        f'({worst}).' if worst else 'No matrices.')
+  for title, names in (('in full', result.saved), ('left out', result.left)):
     if names:
       print(problems.one_line(f'{title}: {", ".join(names)}'))
   return 0
@@ -158,8 +159,8 @@ def _list_methods(args) -> int:
   return 0
 
 
-class _names(tqdm.tqdm):  # pylint: disable=invalid-name
-  """A bar that counts the names it is called with."""
+class _NameBar(tqdm.tqdm):
+  """A progress bar that counts the names it is called with."""
 
   def __init__(self, total, args):
     super().__init__(total=total, unit='leaf', disable=args.quiet or None)

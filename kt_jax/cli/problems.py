@@ -1,4 +1,4 @@
-"""What is wrong with a merge, gathered before it runs."""
+"""Problems of a merge, collected before it runs."""
 import re
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ _LONGEST = 1000  # characters of a message
 
 
 def one_line(text: object) -> str:
-  """A message as it may be printed: a stranger's names may hold anything."""
+  """A message that is safe to print, whatever names it contains."""
   text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
   half = _LONGEST // 2
   return text if len(text) <= _LONGEST else f'{text[:half]} ... {text[-half:]}'
@@ -29,19 +29,19 @@ class Problems:
   """Those that differ in the number of a layer only are counted as one."""
 
   def __init__(self):
-    self._found = {}
+    self._by_kind = {}
 
   def add(self, level: str, text: str) -> None:
     kind = level, re.sub(r'(?<=[./])\d+(?=[./])', '*', text)
-    first = self._found.get(kind, Problem(level, text, 0))
-    self._found[kind] = first._replace(count=first.count + 1)
+    first = self._by_kind.get(kind, Problem(level, text, 0))
+    self._by_kind[kind] = first._replace(count=first.count + 1)
 
   def errors(self) -> bool:
-    return any(level == 'error' for level, _ in self._found)
+    return any(level == 'error' for level, _ in self._by_kind)
 
   def list(self) -> tuple[Problem, ...]:
     """Errors first, each level in order of discovery."""
-    return tuple(sorted(self._found.values(),
+    return tuple(sorted(self._by_kind.values(),
                         key=lambda p: LEVELS.index(p.level)))
 
 

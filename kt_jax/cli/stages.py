@@ -1,23 +1,28 @@
-"""Files of several recipes: later stages merge what earlier ones made."""
+"""Files of several recipes, in which later stages merge earlier results."""
 from collections.abc import Mapping
 import difflib
 import os
 import pathlib
 import re
+from typing import Any
 
 from kt_jax import core
-from kt_jax.cli import check_inputs
+from kt_jax.cli import fields
+from kt_jax.cli import inputs
 from kt_jax.cli import recipe as recipe_lib
-from kt_jax.cli import yaml_text
 
 
 def read_file(path) -> tuple[recipe_lib.Recipe, ...]:
-  """The recipes of a YAML file in the order to run them; see `read_text`."""
+  """The recipes of a YAML file in the order to run them; see `read_text`.
+
+  Raises:
+    UserError: no such file, or what `read_text` refuses.
+  """
   path = pathlib.Path(os.path.expanduser(path))
   if not path.is_file():
     raise core.UserError(f'{path}: no such recipe file.')
   with path.open('rb') as file:
-    data = file.read(yaml_text.BYTES + 1)
+    data = file.read(fields.BYTES + 1)
   try:
     return read_text(data.decode())
   except UnicodeDecodeError as e:
@@ -29,44 +34,44 @@ def read_file(path) -> tuple[recipe_lib.Recipe, ...]:
 def read_text(text: str) -> tuple[recipe_lib.Recipe, ...]:
   """The recipes of a YAML text in the order to run them.
 
-  A recipe names an earlier one by its `name` where a model's path stands. The
+  A recipe names an earlier one by its `name` in place of a model's path. The
   last one returned is the output: the one that no other uses.
 
   Raises:
     UserError: not sound YAML, or not a recipe; methods that cannot take the
       inputs listed; stages that use one another in a circle or that nothing
-      uses, names given twice.
+      uses, duplicate names.
   """
-  documents = [d for d in yaml_text.load_documents(text) if d is not None]
+  documents = [d for d in fields.load_documents(text) if d is not None]
   if not documents:
     raise core.UserError('The file has no recipe.')
   recipes = []
   for number, document in enumerate(documents, 1):
     try:
-      found = recipe_lib.read_document(document)
-      check_inputs.check_inputs(found)
+      recipe = recipe_lib.read_document(document)
+      inputs.check_inputs(recipe)
     except core.UserError as e:
       several = f'document {number}: ' if len(documents) > 1 else ''
       raise core.UserError(f'{several}{e}') from e
-    recipes.append(found)
+    recipes.append(recipe)
   return _ordered(recipes)
 
 
 def mentions(recipe: recipe_lib.Recipe) -> tuple[str, ...]:
-  """Every model that a recipe speaks of, also for its tokens only."""
-  found = [recipe.base_model, *(part.base_model for part in recipe.slices),
+  """Every model that a recipe names, also for its tokens only."""
+  models = [recipe.base_model, *(part.base_model for part in recipe.slices),
            *recipe.references]
   if recipe.tokenizer:
     if recipe.tokenizer.source not in ('union', 'base'):
-      found.append(recipe.tokenizer.source)
-    found += [token.model for token in recipe.tokenizer.tokens.values()]
-  return tuple(dict.fromkeys(m for m in found if m))
+      models.append(recipe.tokenizer.source)
+    models += [token.model for token in recipe.tokenizer.tokens.values()]
+  return tuple(dict.fromkeys(m for m in models if m))
 
 
 def replace(recipe: recipe_lib.Recipe, paths: Mapping[str, str]
             ) -> recipe_lib.Recipe:
   """The recipe with `paths` in place of the names of stages."""
-  def new(model):
+  def new(model: Any) -> Any:
     if model is None:
       return None
     path, plus, adapter = model.partition('+')
@@ -74,7 +79,7 @@ def replace(recipe: recipe_lib.Recipe, paths: Mapping[str, str]
 
   slices = tuple(part._replace(
       base_model=new(part.base_model),
-      sources=tuple(s._replace(model=new(s.model)) for s in part.sources))
+      inputs=tuple(s._replace(model=new(s.model)) for s in part.inputs))
                  for part in recipe.slices)
   tokenizer = recipe.tokenizer
   if tokenizer:
@@ -94,8 +99,8 @@ def check_paths(recipes) -> None:
   names = [r.name for r in recipes if r.name]
   for recipe in recipes:
     for model in mentions(recipe):
-      there = os.path.exists(os.path.expanduser(model))  # with a + in it
-      for number, path in enumerate([] if there else model.split('+')):
+      exists = os.path.exists(os.path.expanduser(model))  # with a + in it
+      for number, path in enumerate([] if exists else model.split('+')):
         if (number == 0 and path in names) or os.path.exists(
             os.path.expanduser(path)):
           continue
@@ -110,7 +115,7 @@ def _ordered(recipes):
   for name in names:
     if names.count(name) > 1:
       raise core.UserError(
-          f'name {name!r} is given to {names.count(name)} recipes.' if name else
+          f'name {name!r} is that of {names.count(name)} recipes.' if name else
           f'{names.count(None)} recipes have no name; only the last stage may '
           'lack one.')
     if name is not None and not re.fullmatch(r'\w[\w.-]*', name):
@@ -134,7 +139,7 @@ def _ordered(recipes):
 
   for name in by_name:
     visit(name, ())
-  used = {name for found in uses.values() for name in found}
+  used = {name for users in uses.values() for name in users}
   tops = [name for name in by_name if name not in used]
   if len(tops) > 1:
     raise core.UserError(f'stages {", ".join(map(repr, tops))} are used by no '

@@ -1,4 +1,4 @@
-"""The vocabulary of a result: one model's, or that of all of them."""
+"""The union of vocabularies."""
 from collections.abc import Iterable, Mapping, Sequence
 import copy
 import logging
@@ -6,8 +6,7 @@ from typing import Any
 
 from kt_jax import core
 from kt_jax.cli import vocabulary as vocabulary_lib
-
-Vocabulary = vocabulary_lib.Vocabulary
+from kt_jax.cli.vocabulary import Vocabulary
 
 
 def grow_vocabulary(base: Vocabulary, others: Sequence[Vocabulary],
@@ -17,11 +16,11 @@ def grow_vocabulary(base: Vocabulary, others: Sequence[Vocabulary],
   Tokens of `base` keep their ids. Behind them come the regular tokens of the
   others, then their added (special) ones, then `more`; each in the order of
   the models, then of ids. A BPE vocabulary gets the merges that lead to its new
-  tokens, behind its own, so that text without them is cut as before.
+  tokens, behind its own, so that text without them is split as before.
 
   Args:
-    base: gives ids, normalizer, pre-tokenizer and all other settings.
-    others: whose tokens are added; the first to add a token sets its flags.
+    base: origin of ids, normalizer, pre-tokenizer and all other settings.
+    others: origin of more tokens; the first to add a token sets its flags.
     more: tokens that are added as they are.
 
   Returns:
@@ -34,8 +33,6 @@ def grow_vocabulary(base: Vocabulary, others: Sequence[Vocabulary],
   anywhere in a text, within words of the base too, and a token that has a
   space's mark in it never matches. Here they are words of the model as they
   were, with their merges. Its order of new ids changes from run to run.
-
-  References: none.
   """
   spec = copy.deepcopy(base.spec)
   tokens = dict(base.tokens)
@@ -50,7 +47,7 @@ def grow_vocabulary(base: Vocabulary, others: Sequence[Vocabulary],
       free += 1
 
   for other in others:
-    new = [t for t in sorted(other.tokens, key=other.tokens.get)
+    new = [t for t in sorted(other.tokens, key=other.tokens.__getitem__)
            if t not in other.added and t not in tokens]
     for token in new:
       take(token)
@@ -58,7 +55,7 @@ def grow_vocabulary(base: Vocabulary, others: Sequence[Vocabulary],
     if new and not alike:
       logging.getLogger('kt_jax').warning(
           'The tokenizers of %s (%s) and %s (%s) spell tokens differently; '
-          'the new tokens have embeddings but text is not cut into them.',
+          'the new tokens have embeddings but text is not split into them.',
           base.folder.name, base.kind[0], other.folder.name, other.kind[0])
     elif new:
       scores.update(_scores(other, new))
@@ -77,7 +74,7 @@ def grow_vocabulary(base: Vocabulary, others: Sequence[Vocabulary],
     spec['model'] = _model(spec['model'], tokens, scores, merges, base)
     spec['added_tokens'] = sorted(added.values(), key=lambda e: e['id'])
   return Vocabulary(base.folder, tokens, added, spec, base.config,
-                    base.whole and not changed)
+                    base.complete and not changed)
 
 
 def _flags(others) -> list[tuple[str, dict[str, Any]]]:
@@ -94,7 +91,7 @@ def _scores(other, new) -> dict[str, float]:
 
 
 def _merges(other, new) -> list[tuple[str, str]]:
-  """Those that lead to the tokens of `new`, in their order."""
+  """The merges that lead to the tokens of `new`, in their order."""
   model = other.spec['model']
   prefix = model.get('continuing_subword_prefix') or ''
   pairs = map(vocabulary_lib.merge_pair, model.get('merges') or ())
@@ -102,13 +99,13 @@ def _merges(other, new) -> list[tuple[str, str]]:
 
 
 def _model(model, tokens: Mapping[str, int], scores, merges, base):
-  """The model with all tokens in it.
+  """The model with all tokens in it, added ones too.
 
-  Added ones too: the tokenizers library numbers added tokens that the model
-  lacks from the model's size on, whatever id the file says.
+  The tokenizers library numbers added tokens that the model lacks from the
+  model's size on, whatever their id in the file.
   """
   model = dict(model)
-  order = sorted(tokens, key=tokens.get)
+  order = sorted(tokens, key=tokens.__getitem__)
   if model['type'] == 'Unigram':
     if [tokens[t] for t in order] != list(range(len(order))):
       raise core.UserError(f'{base.folder}: the ids of its Unigram vocabulary '
@@ -120,9 +117,9 @@ def _model(model, tokens: Mapping[str, int], scores, merges, base):
   model['vocab'] = {t: tokens[t] for t in order}
   if model['type'] == 'BPE':
     own = list(map(vocabulary_lib.merge_pair, model['merges']))
-    known = set(own)
+    old = set(own)
     pairs = own + [pair for pair in dict.fromkeys(merges)
-                   if pair not in known and set(pair) <= tokens.keys()]
+                   if pair not in old and set(pair) <= tokens.keys()]
     plain = not any(' ' in side for pair in pairs for side in pair) and all(
         isinstance(m, str) for m in model['merges'])
     model['merges'] = [' '.join(p) if plain else list(p) for p in pairs]

@@ -1,4 +1,4 @@
-"""Vocabularies: tokenizer.json read and checked as data, never run."""
+"""Vocabularies: tokenizer.json, read and checked as data, never run."""
 import pathlib
 from typing import Any, NamedTuple
 
@@ -11,20 +11,20 @@ _TYPES = ('BPE', 'WordPiece', 'WordLevel', 'Unigram')
 _OTHERS = ('tokenizer.model', 'spiece.model', 'sentencepiece.bpe.model',
            'vocab.json', 'vocab.txt', 'tiktoken.model')
 FLAGS = dict(single_word=False, lstrip=False, rstrip=False, normalized=True,
-             special=False)  # of an added token that says nothing
+             special=False)  # of an added token without flags
 
 
 class Vocabulary(NamedTuple):
   folder: pathlib.Path
   tokens: dict[str, int]  # token -> id, which is its row of the embedding
-  added: dict[str, dict[str, Any]]  # those matched before the model: entries
+  added: dict[str, dict[str, Any]]  # entries of tokens matched first
   spec: dict[str, Any]  # tokenizer.json, without what has no row
   config: dict[str, Any]  # tokenizer_config.json
-  whole: bool  # nothing was left out or put in: the file can be copied
+  complete: bool  # without omissions or additions: the file can be copied
 
   @property
   def kind(self) -> tuple[Any, ...]:
-    """What must agree for two vocabularies to spell tokens alike."""
+    """Two vocabularies spell tokens alike if their kinds are equal."""
     model = self.spec['model']
     parts = repr([self.spec.get('pre_tokenizer'), self.spec.get('decoder')])
     return (model['type'], 'ByteLevel' in parts,
@@ -41,13 +41,11 @@ def read_vocabulary(folder, rows: int) -> Vocabulary | None:
       the merges that need them.
 
   Returns:
-    `Vocabulary`, or None where there is no tokenizer at all.
+    `Vocabulary`, or None without any tokenizer.
 
   Raises:
     UserError: a tokenizer in another format, a damaged file, ids that are not
       whole numbers in range or that two tokens share.
-
-  References: none.
   """
   folder = pathlib.Path(folder)
   path = folder / 'tokenizer.json'
@@ -68,7 +66,7 @@ def read_vocabulary(folder, rows: int) -> Vocabulary | None:
     raise core.UserError(f'{path}: ' + core.nearest(
         'tokenizer type', model['type'], _TYPES))
   tokens = _regular(model, path)
-  added, merged = _added(spec.get('added_tokens'), path), False
+  added, extended = _added(spec.get('added_tokens'), path), False
   config = folder / 'tokenizer_config.json'
   config = _read(config) if config.is_file() else {}
   by_id = {i: token for token, i in tokens.items()}
@@ -84,7 +82,7 @@ def read_vocabulary(folder, rows: int) -> Vocabulary | None:
           f'{by_id[entry["id"]]!r}, or {token!r} has another id.')
   for token, entry in _declared(config, folder).items():
     if token not in tokens and entry['id'] not in by_id:
-      added[token], tokens[token], merged = entry, entry['id'], True
+      added[token], tokens[token], extended = entry, entry['id'], True
       by_id[entry['id']] = token
   unused = {token for token, i in tokens.items() if i >= rows}
   spec = dict(spec, model=_without(model, unused, rows, path), added_tokens=[
@@ -92,7 +90,7 @@ def read_vocabulary(folder, rows: int) -> Vocabulary | None:
   return Vocabulary(
       folder, {t: i for t, i in tokens.items() if t not in unused},
       {t: e for t, e in added.items() if t not in unused}, spec, config,
-      not unused and not merged)
+      not unused and not extended)
 
 
 def merge_pair(merge, path='') -> tuple[str, str]:
@@ -101,7 +99,8 @@ def merge_pair(merge, path='') -> tuple[str, str]:
   if not isinstance(pair, list) or len(pair) != 2 or not all(
       isinstance(side, str) for side in pair):
     raise core.UserError(f'{path}: {merge!r:.80} is not a merge of two tokens.')
-  return tuple(pair)
+  left, right = pair
+  return left, right
 
 
 def _read(path) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def _read(path) -> dict[str, Any]:
 
 
 def _guess(model) -> str:
-  """Old files do not say their type."""
+  """The type of a model in an old file, which lacks it."""
   if isinstance(model.get('vocab'), list):
     return 'Unigram'
   if 'merges' in model:
@@ -156,7 +155,7 @@ def _check(token, i, path):
 
 def _added(entries, path) -> dict[str, dict[str, Any]]:
   """Content -> entry of `added_tokens`."""
-  found = {}
+  by_content = {}
   if entries is not None and not isinstance(entries, list):
     raise core.UserError(f'{path}: added_tokens must be a list.')
   for entry in entries or ():
@@ -164,16 +163,16 @@ def _added(entries, path) -> dict[str, dict[str, Any]]:
       raise core.UserError(f'{path}: added token {entry!r:.80} must be an '
                            'object.')
     _check(entry.get('content'), entry.get('id'), path)
-    if entry['content'] in found:
+    if entry['content'] in by_content:
       raise core.UserError(f'{path}: {entry["content"]!r} is added twice.')
     flags = {k: entry[k] for k in FLAGS if isinstance(entry.get(k), bool)}
-    found[entry['content']] = FLAGS | flags | {
+    by_content[entry['content']] = FLAGS | flags | {
         'id': entry['id'], 'content': entry['content']}
-  return found
+  return by_content
 
 
 def _declared(config, folder) -> dict[str, dict[str, Any]]:
-  """Added tokens that only tokenizer_config.json has."""
+  """Added tokens of tokenizer_config.json."""
   path = folder / 'tokenizer_config.json'
   table = config.get('added_tokens_decoder') or {}
   if not isinstance(table, dict):
@@ -186,7 +185,7 @@ def _declared(config, folder) -> dict[str, dict[str, Any]]:
 
 
 def _without(model, unused, rows, path) -> dict[str, Any]:
-  """The model less the tokens that have no row; its merges are checked."""
+  """The model without tokens that have no row; its merges are checked."""
   model = dict(model)
   if model['type'] == 'BPE':
     merges = model.get('merges')

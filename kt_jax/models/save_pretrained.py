@@ -8,7 +8,7 @@ import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.checkpoint import place as place_lib
+from kt_jax.checkpoint import output_dir
 from kt_jax.models import _hf_decoder as hf_decoder
 from kt_jax.models import _hf_names as hf_names
 from kt_jax.models import net as net_lib
@@ -50,13 +50,14 @@ def save_pretrained(model: Decoder, directory, tokenizer=None, *,
         decoder_settings(model))
   params = folded(model)
   groups = _tensors(config['model_type'], params)
-  out = place_lib.choose(directory, True, [tokenizer] if tokenizer else [])
+  out = output_dir.choose_output(directory, True,
+                                 [tokenizer] if tokenizer else [])
   copied = _tokenizer_files(tokenizer)
   if jax.process_index():
     return
   config.pop('dtype', None)  # older readers have torch_dtype only
   config['torch_dtype'] = params['embed/embedding'].dtype.name
-  with place_lib.workspace(out) as folder:
+  with output_dir.workspace(out) as folder:
     result = folder / 'result'
     result.mkdir()
     writer = checkpoint.TensorWriter(
@@ -72,7 +73,7 @@ def save_pretrained(model: Decoder, directory, tokenizer=None, *,
     for file in copied:
       shutil.copy(file, result)
     checkpoint.write_json(result / 'config.json', config)
-    place_lib.put(result, out, True)
+    output_dir.publish(result, out, True)
 
 
 def folded(model: Decoder) -> net_lib.Arrays:

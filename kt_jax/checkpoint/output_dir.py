@@ -1,5 +1,5 @@
-"""Where a result is made, and how it comes to its place."""
-from collections.abc import Iterator, Sequence
+"""Output directories: made beside their place, published by one rename."""
+from collections.abc import Generator, Sequence
 import contextlib
 import ctypes
 import errno
@@ -13,46 +13,49 @@ from kt_jax import core
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
 
 
-def choose(out, overwrite: bool, inputs: Sequence[str | pathlib.Path]
-           ) -> pathlib.Path:
-  """The directory to make, without links and dots.
+def choose_output(out, overwrite: bool, inputs: Sequence[str | pathlib.Path]
+                  ) -> pathlib.Path:
+  """Resolves and checks the directory to make.
 
   Args:
-    out: as the user has it.
-    overwrite: whether a checkpoint that is there may be replaced.
-    inputs: paths that must not go with it.
+    out: path, perhaps relative, with links or `~`.
+    overwrite: whether an existing checkpoint may be replaced.
+    inputs: paths that must not be removed with it.
+
+  Returns:
+    Its absolute path without links.
 
   Raises:
-    UserError: there is something else, or an input lies in it.
+    UserError: something else exists there, or an input lies in it.
   """
   path = pathlib.Path(os.path.realpath(os.path.expanduser(out)))
   if not path.parent.is_dir():
     raise core.UserError(f'{path.parent}: no such directory.')
   if os.path.lexists(path) and not path.is_dir():
-    raise core.UserError(f'{out}: is there already and no directory; name '
+    raise core.UserError(f'{out}: exists and is not a directory; name '
                          'another.')
   if not path.is_dir() or not any(path.iterdir()):
     return path
   if not overwrite:
-    raise core.UserError(f'{out}: is there already; name another directory or '
+    raise core.UserError(f'{out}: already exists; name another directory or '
                          'add --overwrite.')
-  for one in inputs:
-    real = pathlib.Path(os.path.realpath(os.path.expanduser(one)))
+  for source in inputs:
+    real = pathlib.Path(os.path.realpath(os.path.expanduser(source)))
     if real.exists() and path in real.parents:
-      raise core.UserError(f'{out}: has {one} in it, which --overwrite would '
+      raise core.UserError(f'{out}: contains {source}, which --overwrite would '
                            'remove; name another directory.')
   if not any(path.glob('*.safetensors')):
-    raise core.UserError(f'{out}: --overwrite replaces a checkpoint, and there '
-                         'is none; name another directory.')
+    raise core.UserError(f'{out}: --overwrite replaces a checkpoint, and this '
+                         'is not one; name another directory.')
   return path
 
 
 @contextlib.contextmanager
-def workspace(out: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A hidden folder beside `out`, gone afterwards; one run at a time.
+def workspace(out: pathlib.Path) -> Generator[pathlib.Path]:
+  """A hidden folder beside `out`, removed afterwards; one run at a time.
 
   Raises:
-    UserError: another process has it.
+    UserError: another process writes `out`.
   """
   folder = out.parent / f'.{out.name}.partial'
   lock = out.parent / f'.{out.name}.lock'
@@ -68,26 +71,27 @@ def workspace(out: pathlib.Path) -> Iterator[pathlib.Path]:
       shutil.rmtree(folder, ignore_errors=True)
 
 
-def put(made: pathlib.Path, out: pathlib.Path, overwrite: bool) -> None:
-  """Moves the result to its place at once.
+def publish(result: pathlib.Path, out: pathlib.Path, overwrite: bool) -> None:
+  """Moves a result from its workspace to `out`, in one step.
 
-  What was there comes to lie in the workspace and goes with it.
+  An old `out` moves to the workspace and is removed with it.
 
   Raises:
-    UserError: something came to be there meanwhile, and not `overwrite`.
+    UserError: `out` was created in the meantime, without `overwrite`.
   """
-  for path in (*made.iterdir(), made):
+  for path in (*result.iterdir(), result):
     _sync(path)
   try:
-    os.rename(made, out)  # onto an empty directory too
+    os.rename(result, out)  # onto an empty directory too
   except OSError as e:
     if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
       raise
     if not overwrite:
-      raise core.UserError(f'{out}: has been made by another meanwhile.') from e
-    if not _exchange(made, out):
-      os.rename(out, made.parent / 'replaced')
-      os.rename(made, out)
+      raise core.UserError(f'{out}: was created by another process in '
+                           'the meantime.') from e
+    if not _exchange(result, out):
+      os.rename(out, result.parent / 'replaced')
+      os.rename(result, out)
   _sync(out.parent)
 
 
@@ -110,13 +114,13 @@ def _exchange(a, b) -> bool:
 
 @contextlib.contextmanager
 def _locked(lock, out):
-  with open(lock, 'a') as file:  # pylint: disable=unspecified-encoding
+  with open(lock, 'a') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       mine = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
     except (BlockingIOError, FileNotFoundError):
       mine = False
-    if not mine:  # or the one who had it has just removed it
+    if not mine:  # or the process that had it has just removed it
       raise core.UserError(f'{out}: another process is writing it.')
     try:
       yield

@@ -1,4 +1,4 @@
-"""What kt-merge reads and writes beside weights: adapters, tokens, cards."""
+"""Files of kt-merge beside weights: adapters, tokens, diffs, cards."""
 import json
 import pathlib
 import re
@@ -16,11 +16,13 @@ from kt_jax.cli import card
 from kt_jax.cli import diff
 from kt_jax.cli import embeddings
 from kt_jax.cli import extract_lora
-from kt_jax.cli import sources
-from kt_jax.cli import tokenizer
 from kt_jax.cli import tokens
 from kt_jax.cli import union
 from kt_jax.cli import vocabulary
+from kt_jax.cli.open_model import open_model
+from kt_jax.cli.tokenizer_option import read_tokenizer
+from kt_jax.cli.tokenizer_option import TokenizerOption
+from kt_jax.cli.tokenizer_option import TokenOption
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'merge'
 LORA, TOKENS = GOLDEN / 'lora', GOLDEN / 'tokens'
@@ -30,7 +32,7 @@ CASES = sorted({name.partition('/')[0] for name in MERGED.files})
 
 
 def refuses(match, fn, *args, **kw):
-  """The call ends in one clear line."""
+  """The call raises one clear line."""
   with pytest.raises(core.UserError, match=match) as e:
     fn(*args, **kw)
   assert '\n' not in str(e.value) and len(str(e.value)) < 700
@@ -62,8 +64,8 @@ def save(folder, **arrays):
 @pytest.mark.parametrize('name', ADAPTERS)
 def test_adapter_folds_as_in_peft(name):
   folder = LORA / name
-  got = sources.open_model(f'{folder}/base+{folder}/adapter').tensors
-  base = sources.open_model(folder / 'base').tensors
+  got = open_model(f'{folder}/base+{folder}/adapter').tensors
+  base = open_model(folder / 'base').tensors
   want = st.load_file(folder / 'merged.safetensors')
   changed = set()
   for key, tensor in got.items():
@@ -82,12 +84,12 @@ def test_adapter_folds_as_in_peft(name):
   assert len(changed) > 1
 
 
-def test_adapter_bits_do_not_hang_on_stretches(tmp_path):
+def test_adapter_bits_do_not_depend_on_stretches(tmp_path):
   r = np.random.default_rng(0)
   real = lambda *shape: r.normal(size=shape).astype(np.float32)
   save(tmp_path / 'base', **{'x.weight': real(300, 700)})
   _adapter(tmp_path, {'x': (real(8, 700), real(300, 8))}, r=8)
-  tensor = sources.open_model(f'{tmp_path}/base+{tmp_path}/lora').tensors[
+  tensor = open_model(f'{tmp_path}/base+{tmp_path}/lora').tensors[
       'x.weight']
   whole = tensor.array()
   for length in (999, 2 ** 15 + 3, 2 ** 20):
@@ -127,7 +129,7 @@ def test_adapter_configs_refused(tmp_path, changes, match):
   save(tmp_path / 'base', **{'x.weight': np.zeros((3, 4), np.float32)})
   pair = np.zeros((2, 4), np.float32), np.zeros((3, 2), np.float32)
   _adapter(tmp_path, {'x': pair}, **changes)
-  refuses(match, sources.open_model, f'{tmp_path}/base+{tmp_path}/lora')
+  refuses(match, open_model, f'{tmp_path}/base+{tmp_path}/lora')
 
 
 @pytest.mark.parametrize('name,shape,match', [
@@ -155,7 +157,7 @@ def test_adapter_tensors_refused(tmp_path, name, shape, match):
   if shape is None:
     del held['base_model.model.' + name]
   st.save_file(held, folder / 'adapter_model.safetensors')
-  refuses(match, sources.open_model, f'{tmp_path}/base+{tmp_path}/lora')
+  refuses(match, open_model, f'{tmp_path}/base+{tmp_path}/lora')
 
 
 @pytest.mark.parametrize('text', [
@@ -165,11 +167,11 @@ def test_adapter_config_damaged(tmp_path, text):
   pair = np.zeros((2, 4), np.float32), np.zeros((3, 2), np.float32)
   _adapter(tmp_path, {'x': pair})
   (tmp_path / 'lora' / 'adapter_config.json').write_text(text)
-  refuses('adapter_config|rank', sources.open_model,
+  refuses('adapter_config|rank', open_model,
           f'{tmp_path}/base+{tmp_path}/lora')
 
 
-# Where models are.
+# Models on disk.
 
 
 def test_kinds_of_source(tmp_path):
@@ -183,25 +185,25 @@ def test_kinds_of_source(tmp_path):
   with checkpoint.Run(tmp_path / 'run') as run:
     run.save(4, tree, {'x': np.zeros(1)})
   for folder, kind in ('bare', 'orbax'), ('steps', 'orbax'), ('run', 'run'):
-    found = sources.open_model(str(tmp_path / folder))
+    found = open_model(str(tmp_path / folder))
     assert found.kind == kind and list(found.tensors) == names
     np.testing.assert_array_equal(found.tensors['a/kernel'].array(),
                                   tree['a']['kernel'])
     assert found.tensors['b/0'].dtype == ml_dtypes.bfloat16
-  found = sources.open_model(LORA / 'plain' / 'base')
+  found = open_model(LORA / 'plain' / 'base')
   assert found.kind == 'huggingface' and found.config['model_type'] == 'llama'
-  found = sources.open_model(LORA / 'plain' / 'base' / 'model.safetensors')
+  found = open_model(LORA / 'plain' / 'base' / 'model.safetensors')
   assert found.kind == 'safetensors' and found.config is None
   (tmp_path / 'bare' / '_METADATA').write_text('{')
-  refuses('Orbax pytree', sources.open_model, tmp_path / 'bare')
+  refuses('Orbax pytree', open_model, tmp_path / 'bare')
 
 
 def test_a_plus_in_a_path(tmp_path):
   folder = save(tmp_path / 'c++', x=np.ones(2, np.float32))
-  assert sources.open_model(folder).tensors
+  assert open_model(folder).tensors
   shutil.copytree(LORA / 'plain', tmp_path / 'a+b')
   both = f'{tmp_path}/a+b/base+{tmp_path}/a+b/adapter'
-  assert sources.open_model(both).kind == 'huggingface'
+  assert open_model(both).kind == 'huggingface'
 
 
 @pytest.mark.parametrize('reference,match', [
@@ -211,21 +213,21 @@ def test_a_plus_in_a_path(tmp_path):
     (' ', 'must be a path'), ('a\0b', 'must be a path'), ('+', 'both sides'),
     ('x+', 'both sides')])
 def test_absent_sources(reference, match):
-  refuses(match, sources.open_model, reference)
+  refuses(match, open_model, reference)
 
 
 def test_damaged_sources(tmp_path):
-  refuses('neither', sources.open_model, tmp_path)
+  refuses('neither', open_model, tmp_path)
   base = shutil.copytree(LORA / 'plain' / 'base', tmp_path / 'm')
-  refuses('no such', sources.open_model, f'{base}+{tmp_path}/none')
-  refuses('adapter_config', sources.open_model, f'{base}+{base}')
+  refuses('no such', open_model, f'{base}+{tmp_path}/none')
+  refuses('adapter_config', open_model, f'{base}+{base}')
   (base / 'config.json').write_text('{"a": ')
-  refuses('config.json', sources.open_model, base)
+  refuses('config.json', open_model, base)
   (tmp_path / 'x.bin').write_bytes(b'')
-  refuses('pickle', sources.open_model, tmp_path / 'x.bin')
+  refuses('pickle', open_model, tmp_path / 'x.bin')
   index = {'weight_map': {'w': '../m/model.safetensors'}}
   (tmp_path / 'i.safetensors.index.json').write_text(json.dumps(index))
-  refuses('beside the index', sources.open_model,
+  refuses('beside the index', open_model,
           tmp_path / 'i.safetensors.index.json')
 
 
@@ -235,8 +237,8 @@ def test_damaged_sources(tmp_path):
 def _case(name):
   weights, base, options = json.loads(str(MERGED[f'{name}/case']))
   names = ([base] if base else []) + [model for model, _ in weights]
-  models = {n: sources.open_model(TOKENS / n) for n in names}
-  return dict(weights), base, tokenizer.read_tokenizer(options), models
+  models = {n: open_model(TOKENS / n) for n in names}
+  return dict(weights), base, read_tokenizer(options), models
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -306,13 +308,13 @@ def test_files_of_tokens(tmp_path):
          if p.name not in ('config.json', 'model.safetensors')}
   assert tokens.plan_tokens(models, 'a').files == own
   assert tokens.plan_tokens(
-      models, 'a', tokenizer.Tokenizer('base')).files == own
+      models, 'a', TokenizerOption('base')).files == own
 
 
 def test_chat_templates(tmp_path):
   _, _, _, models = _case('union')
   shutil.copytree(TOKENS / 'c', tmp_path / 'd')
-  models['d'] = sources.open_model(tmp_path / 'd')
+  models['d'] = open_model(tmp_path / 'd')
   files = tokens.plan_tokens(models, 'a', None, 'auto').files
   assert files['chat_template.jinja'] == b'{# c #}{{ messages }}'
   assert json.loads(files['tokenizer_config.json'])['chat_template'] == (
@@ -339,13 +341,13 @@ def test_tokens_without_options():
 
 def test_tokens_named_wrongly():
   _, _, _, models = _case('union')
-  token = lambda *a, **k: tokenizer.Tokenizer(
-      'union', {'e': tokenizer.Token(*a, **k)})
+  token = lambda *a, **k: TokenizerOption(
+      'union', {'e': TokenOption(*a, **k)})
   plan = lambda option: tokens.plan_tokens(models, None, option)
   refuses("No model 'q'", plan, token('model', 'q'))
   refuses('no token', plan, token('model', 'a'))
   refuses('no token', plan, token('model_token', 'a', token='zz'))
-  refuses('no such', plan, tokenizer.Tokenizer('/no/such/model'))
+  refuses('no such', plan, TokenizerOption('/no/such/model'))
   key = 'lm_head.weight'
   held = {m: s.tensors[key] for m, s in models.items()}
   wide = plan(token('model_token', 'a', 10 ** 9))
@@ -360,7 +362,7 @@ def test_models_of_other_dtypes_and_without_tokenizer(tmp_path):
   _, _, option, models = _case('union_of_two')
   folder = shutil.copytree(TOKENS / 'a', tmp_path / 'm')
   (folder / 'tokenizer.json').unlink()
-  models['m'] = sources.open_model(folder)
+  models['m'] = open_model(folder)
   plan = tokens.plan_tokens(models, None, option)
   np.testing.assert_array_equal(plan.ids['m'], plan.ids['a'])
   refuses('no tokenizer.json', tokens.plan_tokens, models, 'm', option)
@@ -383,8 +385,8 @@ def test_unused_ids_are_the_mean(tmp_path):
   edit(folder / 'config.json', vocab_size=13)
   values = np.random.default_rng(0).normal(size=(13, 3))
   save(folder, **{'embed_tokens.weight': values})
-  models = {'m': sources.open_model(folder)}
-  plan = tokens.plan_tokens(models, None, tokenizer.Tokenizer('base'))
+  models = {'m': open_model(folder)}
+  plan = tokens.plan_tokens(models, None, TokenizerOption('base'))
   assert plan.vocab_size == 13 and not plan.used[[9, 10, 11]].any()
   got = plan.align('embed_tokens.weight', {
       'm': models['m'].tensors['embed_tokens.weight']})['m'].array()
@@ -411,46 +413,55 @@ def test_other_kinds_of_tokenizer(tmp_path, kind, caplog):
   made = union.grow_vocabulary(vocabulary.read_vocabulary(TOKENS / 'a', 9), [b])
   assert 'spell tokens differently' in caplog.text and 'z' in made.tokens
   cut = vocabulary.read_vocabulary(tmp_path / 'b', 1)
-  assert cut.tokens == {'y': 0} and not cut.whole and not cut.added
+  assert cut.tokens == {'y': 0} and not cut.complete and not cut.added
 
 
-def _spoil(spec, change):
-  model = spec['model']
-  match change:
-    case 'twice': model['vocab']['z'] = 3
-    case 'negative': model['vocab']['z'] = -1
-    case 'huge': model['vocab']['z'] = 10 ** 40
-    case 'float': model['vocab']['z'] = 1.5
-    case 'bool': model['vocab']['z'] = True
-    case 'surrogate': model['vocab']['\ud800'] = 40
-    case 'list': model['vocab'] = ['a']
-    case 'none': del model['vocab']
-    case 'type': model['type'] = 'Magic'
-    case 'merge': model['merges'][0] = 'a b c'
-    case 'merges': model['merges'] = {'a': 'b'}
-    case 'merge_int': model['merges'][0] = [1, 2]
-    case 'no_merges': del model['merges']
-    case 'model': spec['model'] = 7
-    case 'added': spec['added_tokens'] = 7
-    case 'added_int': spec['added_tokens'] = [7]
-    case 'added_name': spec['added_tokens'][0]['content'] = 5
-    case 'added_twice': spec['added_tokens'] *= 2
-    case 'added_id': spec['added_tokens'][0]['id'] = 3
-    case 'added_shared':
-      spec['added_tokens'].append({'id': 0, 'content': 'q'})
-    case 'unigram': model.update(type='Unigram', vocab=[[1, 2]])
-    case 'unigram_twice': model.update(type='Unigram', vocab=[['a', 2.]] * 2)
-  return spec
+def _put(*path_and_value):
+  """Sets an entry of a tokenizer; ... deletes it."""
+  *path, last, value = path_and_value
+
+  def change(spec):
+    part = spec
+    for key in path:
+      part = part[key]
+    if value is ...:
+      del part[last]
+    else:
+      part[last] = value
+  return change
 
 
-@pytest.mark.parametrize('change', [
-    'twice', 'negative', 'huge', 'float', 'bool', 'surrogate', 'list', 'none',
-    'type', 'merge', 'merges', 'merge_int', 'no_merges', 'model', 'added',
-    'added_int', 'added_name', 'added_twice', 'added_id', 'added_shared',
-    'unigram', 'unigram_twice'])
+_SPOILT = dict(
+    twice=_put('model', 'vocab', 'z', 3),
+    negative=_put('model', 'vocab', 'z', -1),
+    huge=_put('model', 'vocab', 'z', 10 ** 40),
+    float=_put('model', 'vocab', 'z', 1.5),
+    bool=_put('model', 'vocab', 'z', True),
+    surrogate=_put('model', 'vocab', '\ud800', 40),
+    list=_put('model', 'vocab', ['a']),
+    none=_put('model', 'vocab', ...),
+    type=_put('model', 'type', 'Magic'),
+    merge=_put('model', 'merges', 0, 'a b c'),
+    merges=_put('model', 'merges', {'a': 'b'}),
+    merge_int=_put('model', 'merges', 0, [1, 2]),
+    no_merges=_put('model', 'merges', ...),
+    model=_put('model', 7),
+    added=_put('added_tokens', 7),
+    added_int=_put('added_tokens', [7]),
+    added_name=_put('added_tokens', 0, 'content', 5),
+    added_twice=lambda spec: spec['added_tokens'].extend(spec['added_tokens']),
+    added_id=_put('added_tokens', 0, 'id', 3),
+    added_shared=lambda spec: spec['added_tokens'].append(
+        {'id': 0, 'content': 'q'}),
+    unigram=_put('model', dict(type='Unigram', vocab=[[1, 2]])),
+    unigram_twice=_put('model', dict(type='Unigram', vocab=[['a', 2.]] * 2)))
+
+
+@pytest.mark.parametrize('change', _SPOILT)
 def test_tokenizers_refused(tmp_path, change):
   folder = shutil.copytree(TOKENS / 'a', tmp_path / 'm')
-  spec = _spoil(json.loads((folder / 'tokenizer.json').read_text()), change)
+  spec = json.loads((folder / 'tokenizer.json').read_text())
+  _SPOILT[change](spec)
   (folder / 'tokenizer.json').write_text(json.dumps(spec))
   refuses('tokenizer.json', vocabulary.read_vocabulary, folder, 99)
 
@@ -477,8 +488,8 @@ def test_tokens_that_only_the_config_has(tmp_path):
        added_tokens_decoder={'11': entry, '3': dict(entry, content='q')})
   found = vocabulary.read_vocabulary(folder, 12)
   assert found.tokens['<late>'] == 11 and 'q' not in found.tokens
-  models = {'m': sources.open_model(folder)}
-  made = tokens.plan_tokens(models, None, tokenizer.Tokenizer('base'))
+  models = {'m': open_model(folder)}
+  made = tokens.plan_tokens(models, None, TokenizerOption('base'))
   config = json.loads(made.files['tokenizer_config.json'])
   assert 'pad_token' not in config  # it would be an id without a row
   for table in ({'x': entry}, {'1': 5}, [entry], {'9' * 99: entry}):
@@ -503,7 +514,7 @@ def test_diff():
                n=np.array([2., np.nan, 0., np.nan]), e=np.ones((0, 3)),
                i=np.array([1, 4]), zero=-np.zeros(2))
   rows = {r.name: r for r in diff.diff(a, b)}
-  assert {k: r.what for k, r in rows.items()} == dict(
+  assert {k: r.status for k, r in rows.items()} == dict(
       same='equal', away='only in a', shape='shape', kind='dtype', w='differs',
       n='differs', e='equal', i='differs', zero='differs', new='only in b')
   assert rows['w'].max_abs == 3 and rows['w'].relative == 1
@@ -534,7 +545,7 @@ def test_diff_in_stretches(monkeypatch):
                              np.linalg.norm(x - y) / np.linalg.norm(x), 1e-6)
 
 
-# Adapters made of differences.
+# Adapters from differences.
 
 
 def _tuned(tmp_path, rank=2):
@@ -549,7 +560,7 @@ def _tuned(tmp_path, rank=2):
   for name in ('a.q.weight', 'b.q.weight'):
     rows, columns = base[name].shape
     tuned[name] = base[name] + real(rows, rank) @ real(rank, columns)
-  return [sources.open_model(save(tmp_path / n, **m))
+  return [open_model(save(tmp_path / n, **m))
           for n, m in (('base', base), ('tuned', tuned))]
 
 
@@ -560,14 +571,14 @@ def test_extract_and_fold_back(tmp_path):
   assert found.ranks == {'a.q': 2, 'b.q': 2}  # no more than there is
   assert max(found.errors.values()) < 1e-5
   assert set(found.left) == {'a.q.bias', 'norm.weight', 'embed_tokens.weight'}
-  back = sources.open_model(f'{tmp_path}/base+{out}').tensors
+  back = open_model(f'{tmp_path}/base+{out}').tensors
   for name in ('a.q.weight', 'b.q.weight', 'still.weight'):
     np.testing.assert_allclose(back[name].array(), tuned.tensors[name].array(),
                                rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(back['norm.weight'].array(),
                                 base.tensors['norm.weight'].array())
   assert sorted(p.name for p in tmp_path.iterdir()) == ['base', 'out', 'tuned']
-  refuses('there already', extract_lora.extract_lora, base, tuned, out)
+  refuses('already exists', extract_lora.extract_lora, base, tuned, out)
 
 
 def test_extract_saves_the_rest(tmp_path):
@@ -575,7 +586,7 @@ def test_extract_saves_the_rest(tmp_path):
   found = extract_lora.extract_lora(base, tuned, tmp_path / 'out', rank=2,
                                     modules='^a', save_rest=True)
   assert found.ranks == {'a.q': 2} and found.left == ['a.q.bias']
-  back = sources.open_model(f'{tmp_path}/base+{tmp_path}/out').tensors
+  back = open_model(f'{tmp_path}/base+{tmp_path}/out').tensors
   for name in ('b.q.weight', 'norm.weight', 'embed_tokens.weight'):
     np.testing.assert_array_equal(back[name].array(),
                                   tuned.tensors[name].array())
@@ -594,7 +605,7 @@ def test_extract_is_the_best_of_its_rank(tmp_path, shape):
   delta = (left * values) @ right.T
   base = save(tmp_path / 'base', **{'x.weight': np.zeros(shape)})
   tuned = save(tmp_path / 'tuned', **{'x.weight': delta})
-  opened = [sources.open_model(p) for p in (base, tuned)]
+  opened = [open_model(p) for p in (base, tuned)]
   found = extract_lora.extract_lora(*opened, tmp_path / 'out', rank=4)
   best = np.linalg.norm(values[4:]) / np.linalg.norm(values)
   np.testing.assert_allclose(found.errors['x'], best, rtol=1e-4)
@@ -607,11 +618,11 @@ def test_extract_is_the_best_of_its_rank(tmp_path, shape):
 
 def test_extract_for_conv1d(tmp_path):
   folder = LORA / 'conv1d'
-  base = sources.open_model(folder / 'base')
-  tuned = sources.open_model(f'{folder}/base+{folder}/adapter')
+  base = open_model(folder / 'base')
+  tuned = open_model(f'{folder}/base+{folder}/adapter')
   found = extract_lora.extract_lora(base, tuned, tmp_path / 'out', rank=2)
   assert len(found.ranks) == 3 and found.left == ['lm_head.weight']
-  back = sources.open_model(f'{folder}/base+{tmp_path}/out').tensors
+  back = open_model(f'{folder}/base+{tmp_path}/out').tensors
   for module in found.ranks:
     np.testing.assert_allclose(back[module + '.weight'].array(),
                                tuned.tensors[module + '.weight'].array(),

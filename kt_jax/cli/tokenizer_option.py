@@ -1,4 +1,4 @@
-"""What a recipe says of the vocabulary."""
+"""The tokenizer options of a recipe."""
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from kt_jax import core
 from kt_jax.cli import fields
 
 
-class Token(NamedTuple):
-  """Where the embedding of a token comes from."""
+class TokenOption(NamedTuple):
+  """Origin of a token's embedding."""
   kind: str  # 'default', 'zero', 'model', 'model_token'
   model: str | None = None
   token_id: int | None = None
@@ -15,22 +15,27 @@ class Token(NamedTuple):
   force: bool = False  # also where a model has the token
 
 
-class Tokenizer(NamedTuple):
-  """The vocabulary of the result."""
+class TokenizerOption(NamedTuple):
+  """Origin of the result's vocabulary."""
   source: str = 'union'  # 'union', 'base' or a model
-  tokens: Mapping[str, Token] = {}
+  tokens: Mapping[str, TokenOption] = {}
   pad_to_multiple_of: int | None = None
 
 
-def read_tokenizer(top) -> Tokenizer | None:
+def read_tokenizer(top) -> TokenizerOption | None:
+  """`tokenizer` or `tokenizer_source` of a recipe; None without either.
+
+  Raises:
+    UserError: both, an unknown key, a value of the wrong kind.
+  """
   short = fields.reference(top.get('tokenizer_source'), 'tokenizer_source')
   if top.get('tokenizer') is None:
-    return Tokenizer(short) if short else None
+    return TokenizerOption(short) if short else None
   if short:
     raise core.UserError('A recipe has tokenizer or tokenizer_source, not '
                          'both.')
   value = fields.keys(top['tokenizer'], 'tokenizer',
-                ('source', 'tokens', 'pad_to_multiple_of'))
+                      ('source', 'tokens', 'pad_to_multiple_of'))
   pad = value.get('pad_to_multiple_of')
   if pad is not None and (isinstance(pad, bool) or not isinstance(pad, int)
                           or pad < 1):
@@ -42,24 +47,24 @@ def read_tokenizer(top) -> Tokenizer | None:
   source = fields.reference(value.get('source', 'union'), 'tokenizer.source')
   if source is None:
     raise core.UserError('tokenizer.source must be union, base or a model.')
-  return Tokenizer(source, tokens, pad)
+  return TokenizerOption(source, tokens, pad)
 
 
-def _token(entry, where) -> Token:
+def _token(entry, where) -> TokenOption:
   entry = fields.keys(entry, where, ('source', 'force'))
   force = entry.get('force', False)
   if not isinstance(force, bool):
     raise core.UserError(f'{where}.force must be true or false, got {force!r}.')
   source = entry.get('source')
   if source is None:
-    return Token('default', force=force)
+    return TokenOption('default', force=force)
   if not isinstance(source, dict) or 'kind' not in source:
-    return Token('model', fields.reference(source, where + '.source'),
-                 force=force)
+    return TokenOption('model', fields.reference(source, where + '.source'),
+                       force=force)
   where += '.source'
   if source['kind'] == 'zero':
     fields.keys(source, where, ('kind',))
-    return Token('zero', force=force)
+    return TokenOption('zero', force=force)
   if source['kind'] != 'model_token':
     raise core.UserError(core.nearest(f'kind of {where}', source['kind'],
                                       ('zero', 'model_token')))
@@ -72,6 +77,5 @@ def _token(entry, where) -> Token:
                              or not isinstance(number, int) or number < 0):
     raise core.UserError(f'{where}.token_id must be a whole number >= 0, got '
                          f'{number!r}.')
-  return Token('model_token', fields.model(source, where), number, token, force)
-
-
+  return TokenOption('model_token', fields.model(source, where), number, token,
+                     force)
