@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+from kt_jax import core
 from kt_jax import papers
 from kt_jax.launch import _pages
 from kt_jax.launch import results
@@ -290,15 +291,15 @@ def test_page_of_a_new_file(run, config, page):
 def test_record_refuses_other_runs(run, change, match):
   file = run[1] / 'config.json'
   file.write_text(json.dumps(json.loads(file.read_text()) | change))
-  with pytest.raises(ValueError, match=match):
+  with pytest.raises(core.UserError, match=match):
     _record(run)
 
 
 def test_record_refuses_changed_and_unfinished_runs(run):
-  with pytest.raises(ValueError, match='drop --config.run.loop.steps'):
+  with pytest.raises(core.UserError, match='drop --config.run.loop.steps'):
     _record(run, changed=['mesh.data', 'run.loop.steps'])
   (run[1] / 'results.json').unlink()
-  with pytest.raises(ValueError, match='no results.json'):
+  with pytest.raises(core.UserError, match='no results.json'):
     _record(run)
   assert not (run[0] / 'configs/hinton2015kd/cifar10.json').exists()
 

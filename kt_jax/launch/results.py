@@ -159,10 +159,11 @@ def record(config_file, workdir, *, changed: Sequence[str] = (),
     Path of the JSON file.
 
   Raises:
-    ValueError: the run is of another config, of the variant tiny, of a changed
+    UserError: the run is of another config, of the variant tiny, of a changed
       config, or not finished.
   """
-  from kt_jax import checkpoint  # brings jax, which rendering does not need
+  from kt_jax import checkpoint  # these bring jax; rendering does without
+  from kt_jax import core
   path = root / (str(config_file).partition('.py')[0] + '.py')
   name = path.resolve().relative_to(root.resolve()).as_posix()
   workdir = pathlib.Path(workdir).expanduser()
@@ -170,16 +171,16 @@ def record(config_file, workdir, *, changed: Sequence[str] = (),
   variant = config['variant']
   for key in changed:
     if not set(key.split('.')) & set(FREE):
-      raise ValueError(f'--record: results are those of {name} as it is; drop '
-                       f'--config.{key} or change the file.')
+      raise core.UserError(f'--record: results are those of {name} as it is; '
+                           f'drop --config.{key} or change the file.')
   if variant == 'tiny':
-    raise ValueError('--record: the variant tiny measures nothing.')
+    raise core.UserError('--record: the variant tiny measures nothing.')
   if config['paper'] != path.parent.name:
-    raise ValueError(f'--record: {workdir} has a run of paper '
-                     f'{config["paper"]!r}, not of {name}.')
+    raise core.UserError(f'--record: {workdir} has a run of paper '
+                         f'{config["paper"]!r}, not of {name}.')
   if not (workdir / 'results.json').is_file():
-    raise ValueError(f'--record: {workdir} has no results.json; the run is not '
-                     'finished or compares no arms.')
+    raise core.UserError(f'--record: {workdir} has no results.json; the run is '
+                         'not finished or compares no arms.')
   code = checkpoint.code_version()
   result = {
       'command': f'python -m experiments.run --config {name}:{variant} '
