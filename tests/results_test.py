@@ -9,8 +9,10 @@ import re
 import numpy as np
 import pytest
 
+from kt_jax import core
 from kt_jax import papers
 from kt_jax.launch import _pages
+from kt_jax.launch import _schema
 from kt_jax.launch import results
 
 CONTENT = results.load()
@@ -30,8 +32,8 @@ def _config(path, variant):
 @FILES
 def test_file_follows_the_schema(path):
   file = (results.ROOT / path).with_suffix('.json')
-  results.check(CONTENT[path])
-  assert file.read_text() == results.dumps(CONTENT[path])
+  _schema.check(CONTENT[path])
+  assert file.read_text() == _schema.dumps(CONTENT[path])
   assert (results.ROOT / path).is_file()
 
 
@@ -246,7 +248,7 @@ def test_record(run):
                  changed=['run.data.data_dir', 'run.mesh.model', 'pool_dir'])
   assert file == root / 'configs/hinton2015kd/cifar10.json'
   content = json.loads(file.read_text())
-  results.check(content)
+  _schema.check(content)
   assert content['page'] == 'distillation'
   result = content['results']['small']
   assert result['command'] == (
@@ -286,21 +288,36 @@ def test_page_of_a_new_file(run, config, page):
 
 
 @pytest.mark.parametrize('change,match', [
-    (dict(variant='tiny'), 'tiny'), (dict(paper='tung2019sp'), 'tung2019sp')])
+    (dict(variant='tiny'), 'tiny'), (dict(paper='tung2019sp'), 'tung2019sp'),
+    (dict(paper=''), "configs/PAPER; its paper is ''")])
 def test_record_refuses_other_runs(run, change, match):
   file = run[1] / 'config.json'
   file.write_text(json.dumps(json.loads(file.read_text()) | change))
-  with pytest.raises(ValueError, match=match):
+  with pytest.raises(core.UserError, match=match):
     _record(run)
 
 
 def test_record_refuses_changed_and_unfinished_runs(run):
-  with pytest.raises(ValueError, match='drop --config.run.loop.steps'):
+  with pytest.raises(core.UserError, match='drop --config.run.loop.steps'):
     _record(run, changed=['mesh.data', 'run.loop.steps'])
   (run[1] / 'results.json').unlink()
-  with pytest.raises(ValueError, match='no results.json'):
+  with pytest.raises(core.UserError, match='no results.json'):
     _record(run)
   assert not (run[0] / 'configs/hinton2015kd/cifar10.json').exists()
+
+
+def test_check_record(tmp_path):
+  check = lambda file, **kw: results.check_record(
+      file, paper='tung2019sp', variant='paper', root=tmp_path, **kw)
+  want = tmp_path / 'configs/tung2019sp/a.json'
+  assert check('configs/tung2019sp/a.py:paper') == want
+  assert check(tmp_path / 'configs/tung2019sp/a.py', changed=['mesh']) == want
+  for file in ('/elsewhere/configs/tung2019sp/a.py', 'tung2019sp/a.py',
+               'configs/basic/a.py'):
+    with pytest.raises(core.UserError, match='must be in'):
+      check(file)
+  with pytest.raises(core.UserError, match='drop --config.seeds'):
+    check('configs/tung2019sp/a.py', changed=['pool_dir', 'seeds'])
 
 
 @pytest.mark.parametrize('where,value,match', [
@@ -324,7 +341,7 @@ def test_record_refuses_changed_and_unfinished_runs(run):
 def test_check_refuses(where, value, match):
   content = dict(schema=1, page='merging', results=dict(
       small=dict(command='c', **results.summarize(VALUES, CLAIMS))))
-  results.check(content)
+  _schema.check(content)
   *groups, key = where.split('.')
   node = content
   for group in groups:
@@ -334,19 +351,19 @@ def test_check_refuses(where, value, match):
   else:
     node[key] = value
   with pytest.raises(ValueError, match=match):
-    results.check(content)
+    _schema.check(content)
 
 
 def test_dumps_has_a_line_per_claim_and_metric():
   content = dict(schema=1, page='merging', results=dict(
       small=dict(command='c', **results.summarize(VALUES, CLAIMS))))
-  text = results.dumps(content)
+  text = _schema.dumps(content)
   assert json.loads(text) == content
   backwards = copy.deepcopy(content)
   result = backwards['results']['small']
   backwards['results']['small'] = dict(reversed(result.items())) | {
       'claims': [dict(reversed(claim.items())) for claim in result['claims']]}
-  assert results.dumps(backwards) == text, 'the order is that of the schema'
+  assert _schema.dumps(backwards) == text, 'the order is that of the schema'
   lines = [line.strip() for line in text.splitlines()]
   assert sum(line.startswith('{"name"') for line in lines) == len(CLAIMS)
   assert sum('"mean"' in line for line in lines) == 7

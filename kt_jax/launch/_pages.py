@@ -2,6 +2,7 @@
 import pathlib
 
 from kt_jax import papers
+from kt_jax.launch import _schema
 from kt_jax.launch import results
 
 BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
@@ -82,7 +83,7 @@ def render(root: pathlib.Path) -> dict[str, str]:
   content = results.load(root)
   for path, one in content.items():
     try:
-      results.check(one)
+      _schema.check(one)
     except ValueError as e:
       raise ValueError(f'{path.removesuffix(".py")}.json: {e}') from e
   readme = (root / 'README.md').read_text()
@@ -227,7 +228,7 @@ def _number(value, digits, sign='') -> str:
 
 def _counts(entries) -> dict[str, int]:
   verdicts = [claim['verdict'] for one in entries for claim in one['claims']]
-  return {v: verdicts.count(v) for v in results.VERDICTS if v in verdicts}
+  return {v: verdicts.count(v) for v in _schema.VERDICTS if v in verdicts}
 
 
 def _name(path: str) -> str:

@@ -6,7 +6,7 @@
   python -m kt_jax.launch.results  # rewrites docs/results, docs/papers.md and
                                    # the table of README.md
 
-The file has `schema` (1), `page` (of `PAGES`, where it is shown) and
+The file has `schema` (1), `page` (of `_schema.PAGES`, where it is shown) and
 `results`, a result per variant of the config. Keys of a result; those marked
 with * are required, the others are left out where they are unknown:
 
@@ -40,7 +40,7 @@ Keys of a claim:
   test_se   its standard error over test examples
   p         two-sided
   n         number of paired measurements
-  verdict*  one of `VERDICTS`
+  verdict*  one of `_schema.VERDICTS`
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -51,23 +51,11 @@ import pathlib
 import statistics
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = ('distillation', 'merging', 'language', 'transfer')
-RULE = 'two standard errors over seeds'
-VERDICTS = ('holds', 'undecided', 'fails', 'above', 'within noise', 'below')
-KINDS = ('primary', 'control', 'ablation', 'sweep')
-FREE = ('mesh', 'data_dir', 'pool_dir')  # keys that change no number
+from kt_jax.launch import _schema
 
-_RESULT = {
-    'command': str, 'rule': str, 'seeds': list, 'arms': dict, 'claims': list,
-    'notes': list, 'commit': str, 'versions': dict, 'config': str,
-    'cost': dict}
-_CLAIM = {
-    'name': str, 'text': str, 'kind': str, 'better': str, 'than': str,
-    'against': float, 'metric': str, 'than_metric': str, 'lower': bool,
-    'above': list, 'margin': float, 'difference': float, 'se': float,
-    'test_se': float, 'p': float, 'n': int, 'verdict': str}
-_METRIC = {'mean': float, 'sd': float, 'se': float, 'values': list}
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RULE = 'two standard errors over seeds'
+FREE = ('mesh', 'data_dir', 'pool_dir')  # keys that change no number
 
 
 def summarize(values: Mapping[tuple[str, int], Mapping[str, Any]],
@@ -103,8 +91,8 @@ def summarize(values: Mapping[tuple[str, int], Mapping[str, Any]],
         raise ValueError(f'Arm {arm!r} has no run with seed {seed}.')
 
   def series(where, arm, metric):
-    _one_of(f'{where}: arm', arm, arms)
-    _one_of(f'{where}: metric', metric, values[arm, seeds[0]])
+    _schema.one_of(f'{where}: arm', arm, arms)
+    _schema.one_of(f'{where}: metric', metric, values[arm, seeds[0]])
     return [float(values[arm, seed][metric]) for seed in seeds]
 
   rows = []
@@ -112,7 +100,8 @@ def summarize(values: Mapping[tuple[str, int], Mapping[str, Any]],
     claim = dict(vars(claim) if dataclasses.is_dataclass(claim) else claim)
     where, metric = f'claim {name!r}', claim['metric']
     than_metric = claim.get('than_metric') or metric
-    row = {'name': name} | {key: claim[key] for key in _CLAIM if claim.get(key)}
+    row = {'name': name} | {key: claim[key] for key in _schema.CLAIM
+                            if claim.get(key)}
     if than_metric == metric:
       row.pop('than_metric', None)
     differences = _minus(series(where, claim['better'], metric),
@@ -140,6 +129,40 @@ def summarize(values: Mapping[tuple[str, int], Mapping[str, Any]],
   return {'rule': rule, 'claims': rows, 'seeds': seeds, 'arms': table}
 
 
+def check_record(config_file, *, paper: str, variant: str,
+                 changed: Sequence[str] = (), root: pathlib.Path = ROOT
+                ) -> pathlib.Path:
+  """Refuses, before a run, what could not be recorded after it.
+
+  Args:
+    config_file: `configs/<paper>/<run>.py[:variant]`.
+    paper: of its config.
+    variant: of its config.
+    changed: config keys that the command line changed.
+    root: of the repository.
+
+  Returns:
+    Path of the JSON file of the config.
+
+  Raises:
+    UserError: the config is not one of a paper in the repository, its variant
+      is tiny, or keys that change numbers were changed.
+  """
+  from kt_jax import core  # brings jax, which rendering does not need
+  root = root.resolve()
+  path = (root / (str(config_file).partition('.py')[0] + '.py')).resolve()
+  if not paper or path.parent != root / 'configs' / paper:
+    raise core.UserError(f'--record: {path} must be in {root}/configs/PAPER; '
+                         f'its paper is {paper!r}.')
+  if variant == 'tiny':
+    raise core.UserError('--record: the variant tiny measures nothing.')
+  for key in changed:
+    if not set(key.split('.')) & set(FREE):
+      raise core.UserError('--record: results are those of the config as it '
+                           f'is; drop --config.{key} or change {path}.')
+  return path.with_suffix('.json')
+
+
 def record(config_file, workdir, *, changed: Sequence[str] = (),
            cost: Mapping[str, Any] | None = None,
            root: pathlib.Path = ROOT) -> pathlib.Path:
@@ -159,77 +182,35 @@ def record(config_file, workdir, *, changed: Sequence[str] = (),
     Path of the JSON file.
 
   Raises:
-    ValueError: the run is of another config, of the variant tiny, of a changed
-      config, or not finished.
+    UserError: the run is not finished; see also `check_record`.
   """
-  from kt_jax import checkpoint  # brings jax, which rendering does not need
-  path = root / (str(config_file).partition('.py')[0] + '.py')
-  name = path.resolve().relative_to(root.resolve()).as_posix()
+  from kt_jax import checkpoint
+  from kt_jax import core
   workdir = pathlib.Path(workdir).expanduser()
   config = json.loads((workdir / 'config.json').read_text())
-  variant = config['variant']
-  for key in changed:
-    if not set(key.split('.')) & set(FREE):
-      raise ValueError(f'--record: results are those of {name} as it is; drop '
-                       f'--config.{key} or change the file.')
-  if variant == 'tiny':
-    raise ValueError('--record: the variant tiny measures nothing.')
-  if config['paper'] != path.parent.name:
-    raise ValueError(f'--record: {workdir} has a run of paper '
-                     f'{config["paper"]!r}, not of {name}.')
+  paper, variant = config['paper'], config['variant']
+  file = check_record(config_file, paper=paper, variant=variant,
+                      changed=changed, root=root)
   if not (workdir / 'results.json').is_file():
-    raise ValueError(f'--record: {workdir} has no results.json; the run is not '
-                     'finished or compares no arms.')
+    raise core.UserError(f'--record: {workdir} has no results.json; the run is '
+                         'not finished or compares no arms.')
   code = checkpoint.code_version()
-  result = {
-      'command': f'python -m experiments.run --config {name}:{variant} '
-                 '--workdir DIR',
-      **json.loads((workdir / 'results.json').read_text()),
-      **{key: code.pop(key) for key in ('commit',) if key in code},
-      'versions': code, 'config': checkpoint.config_hash(config),
-      **({'cost': dict(cost)} if cost else {})}
-  target = path.with_suffix('.json')
-  content = (json.loads(target.read_text()) if target.is_file() else
+  commit = {'commit': code.pop('commit')} if 'commit' in code else {}
+  result = json.loads((workdir / 'results.json').read_text()) | commit | {
+      'command': 'python -m experiments.run --config '
+                 f'configs/{paper}/{file.stem}.py:{variant} --workdir DIR',
+      'versions': code, 'config': checkpoint.config_hash(config)}
+  if cost:
+    result['cost'] = dict(cost)
+  content = (json.loads(file.read_text()) if file.is_file() else
              {'schema': 1, 'page': _page(config), 'results': {}})
-  before = content['results'].get(variant, {})
-  content['results'][variant] = result | {
-      key: before[key] for key in ('notes',) if key in before}
-  check(content)
-  checkpoint.write_atomic(target, dumps(content))
-  return target
-
-
-def check(content: Mapping[str, Any]) -> None:
-  """Raises ValueError where the content of a JSON file breaks the schema."""
-  types = {'schema': int, 'page': str, 'results': dict}
-  _check_keys('the file', content, types, required=types)
-  _one_of('schema', content['schema'], (1,))
-  _one_of('page', content['page'], PAGES)
-  for variant, result in content['results'].items():
-    _check_keys(variant, result, _RESULT, ('command', 'rule', 'claims'))
-    count = len(result.get('seeds', ()))
-    for arm, metrics in result.get('arms', {}).items():
-      for metric, numbers in metrics.items():
-        where = f'{variant}.arms.{arm}.{metric}'
-        _check_keys(where, numbers, _METRIC)
-        if len(numbers.get('values', [0] * count)) != count:
-          raise ValueError(f'{where}.values must have one value per seed.')
-    for claim in result['claims']:
-      where = f'{variant}.claims.{claim.get("name")}'
-      _check_keys(where, claim, _CLAIM,
-                  ('name', 'better', 'metric', 'verdict'))
-      _one_of(f'{where}.verdict', claim['verdict'], VERDICTS)
-      _one_of(f'{where}.kind', claim.get('kind', KINDS[0]), KINDS)
-      if ('than' in claim) == ('against' in claim):
-        raise ValueError(f'{where} must have either than or against.')
-      if len(claim.get('above', 'ab')) != 2:
-        raise ValueError(f'{where}.above must name two arms.')
-    names = [claim['name'] for claim in result['claims']]
-    if len(set(names)) < len(names):
-      raise ValueError(f'{variant}.claims: names must differ, got {names}.')
-    primary = [c['name'] for c in result['claims'] if c.get('kind') == KINDS[0]]
-    if len(primary) > 1:
-      raise ValueError(f'{variant}.claims: one may be primary, got {primary}.')
+  notes = content['results'].get(variant, {}).get('notes')
+  if notes:
+    result['notes'] = notes
+  content['results'][variant] = result
+  _schema.check(content)
+  checkpoint.write_atomic(file, _schema.dumps(content))
+  return file
 
 
 def load(root: pathlib.Path = ROOT) -> dict[str, dict[str, Any]]:
@@ -237,14 +218,6 @@ def load(root: pathlib.Path = ROOT) -> dict[str, dict[str, Any]]:
   return {path.with_suffix('.py').relative_to(root).as_posix():
           json.loads(path.read_text())
           for path in sorted(root.glob('configs/*/*.json'))}
-
-
-def dumps(content: Mapping[str, Any]) -> str:
-  """JSON, a line per claim and metric, keys in the order of the schema."""
-  return _dumps({**content, 'results': {
-      variant: _ordered(result, _RESULT) | {
-          'claims': [_ordered(claim, _CLAIM) for claim in result['claims']]}
-      for variant, result in content['results'].items()}}) + '\n'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -300,45 +273,6 @@ def _finite(**numbers) -> dict[str, float]:
 def _is_number(value) -> bool:
   return (not isinstance(value, (bool, str, Mapping))
           and math.isfinite(float(value)))
-
-
-def _check_keys(where, value, types, required=()) -> None:
-  if not isinstance(value, dict):
-    raise ValueError(f'{where} must be an object, got {value!r}.')
-  for key in required:
-    if key not in value:
-      raise ValueError(f'{where} lacks the key {key!r}.')
-  for key, content in value.items():
-    _one_of(f'{where}: key', key, types)
-    kind = types[key]
-    if type(content) is not kind and (kind, type(content)) != (float, int):
-      raise ValueError(f'{where}.{key} must be of type {kind.__name__}, got '
-                       f'{content!r}.')
-
-
-def _one_of(where, value, allowed) -> None:
-  if value not in allowed:
-    raise ValueError(f'{where} {value!r} does not exist; allowed: '
-                     f'{", ".join(map(str, allowed))}.')
-
-
-def _ordered(value, keys):
-  return {key: value[key] for key in keys if key in value}
-
-
-def _dumps(value, indent='') -> str:
-  """Lines of at most 80 columns, but a claim or metric is never broken."""
-  text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-  if len(indent + text) <= 80 or not isinstance(value, (dict, list)) or (
-      isinstance(value, dict) and not any(
-          isinstance(x, dict) or x and isinstance(x, list) and isinstance(
-              x[0], dict) for x in value.values())):
-    return text
-  more = indent + ' '
-  begin, end = '{}' if isinstance(value, dict) else '[]'
-  lines = ([f'{json.dumps(k)}: {_dumps(v, more)}' for k, v in value.items()]
-           if isinstance(value, dict) else [_dumps(v, more) for v in value])
-  return f'{begin}\n{more}' + f',\n{more}'.join(lines) + f'\n{indent}{end}'
 
 
 if __name__ == '__main__':
