@@ -81,16 +81,7 @@ class TextRun:
 
   @staticmethod
   def check(spec: specs.Training, session: Session, info: data.Info, teachers):
-    """Refuses teachers from the pool that read other tokens unsaid."""
-    for name, teacher in spec.teachers.items():
-      entry = spec.pool.get(teacher.init_from)
-      if entry is None or entry.checkpoint:
-        continue
-      theirs = pool.training_of(spec, teacher.init_from).data.tokenizer
-      if theirs != (teacher.tokenizer or spec.data.tokenizer):
-        raise core.UserError(
-            f'config.teachers.{name}: {teacher.init_from} of the pool has the '
-            f'tokenizer {theirs!r}; set tokenizer={theirs!r}.')
+    """`abstract_kw` has refused all that there is to refuse."""
 
   # The run.
 
@@ -247,6 +238,7 @@ def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]):
 def check_options(spec: specs.Training) -> None:
   """Refuses settings that could only fail late."""
   image_run.check_cache(spec)
+  _check_tokenizers(spec)
   if spec.cache.views > 1:
     raise core.UserError('cache.views of text is 0 (no cache) or 1.')
   if spec.mixture.every and (len(spec.data.domains) < 2 or not any(
@@ -256,6 +248,19 @@ def check_options(spec: specs.Training) -> None:
                          'domains at least, and a teacher.')
   if spec.evaluate.responses and not spec.data.prompt:
     raise core.UserError('evaluate.responses needs prompts: set data.prompt.')
+
+
+def _check_tokenizers(spec: specs.Training) -> None:
+  """Refuses teachers of the pool whose tokens differ where none are named."""
+  for name, teacher in spec.teachers.items():
+    entry = spec.pool.get(teacher.init_from)
+    if entry is None or entry.checkpoint:
+      continue
+    theirs = pool.training_of(spec, teacher.init_from).data.tokenizer
+    if theirs != (teacher.tokenizer or spec.data.tokenizer):
+      raise core.UserError(
+          f'config.teachers.{name}: {teacher.init_from} of the pool has the '
+          f'tokenizer {theirs!r}; set tokenizer={theirs!r}.')
 
 
 def check_prompts(spec: specs.Training, rows: data.TextArrays) -> None:
