@@ -1,45 +1,55 @@
 """Arms of `merge` that learn, search, route or carry."""
+import dataclasses
+
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from experiments import compare
 from experiments import merge
+from experiments.merge import Arm
 from experiments.merge import checks
-from experiments.merge import context
+from experiments.merge import context as contexts
+from experiments.merge import kinds
+from experiments.merge import search
+from experiments.merge import Task
 from kt_jax import core
+from kt_jax import data
 from kt_jax import train
 
 
-def _tasks(c):
-  c.pretrain.model = dict(name='experiments.merge_net:ResidualMlp',
-                          kw=dict(width=8, depth=2))
-  for name, angle in (('one', 0.0), ('two', 90.0)):
-    c.tasks[name] = dict(data=dict(rotation=angle))
-  return c
-
-
-def _config(**arms):
+def _spec(pool='', **arms):
   """Two experts of residual MLPs on digits, and these arms."""
-  c = common.merge_variant(_tasks(common.merge_mnist('zhang2024atlas')), 'tiny',
-                           ('small', 'tiny'))
-  for name, arm in arms.items():
-    c.arms[name] = arm
-  with c.unlocked():
-    c.variant = 'tiny'
-  return c.lock()
+  training = train.Training(
+      data=data.Images('digits', subset=60, validation=20, test_limit=50),
+      model=train.Model('residual_mlp',
+                        dict(width=8, depth=2)),
+      terms=dict(task=train.LossTerm('cross_entropy')),
+      optimizer=train.Optimizer('sgd', 0.05, kw=dict(momentum=0.9)),
+      batch=train.Batch(16), loop=train.Loop(2, log_every=1))
+  return merge.Spec(
+      pretrain=training,
+      finetune=dataclasses.replace(training, model=train.Model()),
+      tasks={name: Task(dict(data=dict(rotation=angle)))
+             for name, angle in (('one', 0.0), ('two', 90.0))},
+      samples=16, seeds=(0,), arms=arms, pool_dir=pool)
+
+
+def _arm(kind, op='', **settings):
+  return Arm(kind, op, settings=settings)
 
 
 ARMS = dict(
-    learn=lambda **kw: common.merging('linear', 'learn', settings=kw),
-    fit=lambda **kw: common.merging(kind='fit', settings=kw),
-    singular=lambda **kw: common.merging('linear', 'singular', settings=kw),
-    evolve=lambda **kw: common.merging('linear', 'evolve', settings=kw),
-    flow=lambda **kw: common.merging(kind='flow', settings=kw),
-    route=lambda **kw: common.merging(kind='route', settings=kw),
-    swap=lambda **kw: common.merging(kind='swap', settings=kw),
-    patch=lambda **kw: common.merging(kind='patch', settings=kw))
+    learn=lambda **kw: _arm('learned_coefficients', 'linear', **kw),
+    finetune=lambda **kw: _arm('finetune', **kw),
+    svd=lambda **kw: _arm('svd_finetune', 'linear', **kw),
+    evolve=lambda **kw: _arm('evolve', 'linear', **kw),
+    path=lambda **kw: _arm('layer_path', **kw),
+    route=lambda **kw: _arm('route', **kw),
+    swap=lambda **kw: _arm('layer_swap', **kw),
+    multitask=lambda **kw: _arm('multitask', **kw),
+    transfer=lambda **kw: _arm('transfer_task_vector', **kw))
 
 
 @pytest.fixture(scope='module', name='pool')
@@ -47,158 +57,155 @@ def _pool(tmp_path_factory):
   return str(tmp_path_factory.mktemp('pool'))
 
 
-@pytest.fixture(scope='module', name='scene')
-def _scene(pool):
-  c = _config(own=common.merging(kind='own'))
-  with c.unlocked():
-    c.pool_dir = pool
-  return context.make(c, 0, pool)
+@pytest.fixture(scope='module', name='context')
+def _context(pool):
+  return contexts.make(_spec(pool, own=Arm('individual')), 0, pool)
 
 
-def _made(scene, arm):
-  c = _config(arm=arm)
-  checks.check_arm(c, 'arm', None)
-  arm = checks.arm_of(c, 'arm')
-  return checks.kind_of(arm)(c, arm, scene)
+def _result(context, arm):
+  spec = _spec(arm=arm)
+  checks.check_arm(spec, 'arm', None)
+  arm = checks.arm_of(spec, 'arm')
+  return kinds.kind_of(arm).make(arm, context)
 
 
-def _logits(scene, arm, task='one'):
-  return _made(scene, arm).logits(task, scene.splits[task].test)
+def _logits(context, arm, task='one'):
+  return _result(context, arm).logits(task, context.splits[task].test)
 
 
-def _expert(scene, name, task='one'):
-  e = scene.experts[name]
-  return scene.logits((e.params, e.stats), scene.splits[task].test)
+def _expert(context, name, task='one'):
+  e = context.experts[name]
+  return context.logits((e.params, e.stats), context.splits[task].test)
 
 
-@pytest.mark.parametrize('kind, setting', [
-    (kind, dict(no_such=1)) for kind in ARMS] + [
-        ('learn', dict(objective='entropi')), ('route', dict(router='oracles')),
-        ('patch', dict(tuned='three')), ('evolve', dict(search='cma'))])
-def test_wrong_settings_are_refused_before_training(kind, setting):
-  with pytest.raises(core.UserError, match='config.arms.arm: .*Have'):
-    checks.check_arm(_config(arm=ARMS[kind](**setting)), 'arm', None)
+@pytest.mark.parametrize('kind, settings, message', [
+    (kind, dict(no_such=1), "'no_such'.*Have") for kind in ARMS] + [
+        ('learn', dict(objective='entropi'), "'entropy'"),
+        ('learn', dict(steps='many'), "must be an integer, got 'many'"),
+        ('learn', dict(examples='test'), 'not for training'),
+        ('learn', dict(objective='negation'), 'task to forget'),
+        ('finetune', dict(examples='test'), 'not for training'),
+        ('route', dict(router='oracles'), "'oracle'"),
+        ('transfer', dict(tuned='three'), "task 'three'"),
+        ('multitask', dict(updates='both'), "'both'"),
+        ('evolve', dict(search='cma'), "'cma_es'")])
+def test_wrong_settings_are_refused_before_training(kind, settings, message):
+  with pytest.raises(core.UserError,
+                     match=f'config.arms.arm.settings.*{message}'):
+    checks.check_arm(_spec(arm=ARMS[kind](**settings)), 'arm', None)
 
 
-def test_labels_of_the_test_set_are_refused(scene):
-  with pytest.raises(core.UserError, match='reads labels'):
-    _made(scene, ARMS['learn'](examples='test'))
+def test_wrong_settings_in_a_grid_are_refused():
+  arm = dataclasses.replace(ARMS['learn'](), tune=dict(steps=(1, 2.5)))
+  with pytest.raises(core.UserError, match='settings.steps must be .*2.5'):
+    checks.check_arm(_spec(arm=arm), 'arm', None)
 
 
 def test_tasks_start_from_earlier_ones_only():
-  c = _config(own=common.merging(kind='own'))
-  with c.unlocked():
-    c.tasks.one.start = 'two'
-  assert context.in_order(c.tasks) == ['two', 'one']
-  with c.unlocked():
-    c.tasks.two.start = 'one'
+  tasks = dict(one=Task(init_from='two'), two=Task())
+  assert contexts.in_order(tasks) == ['two', 'one']
   with pytest.raises(core.UserError, match='start'):
-    context.in_order(c.tasks)
+    contexts.in_order(tasks | dict(two=Task(init_from='one')))
 
 
-def test_learned_coefficients_start_where_they_are_told(scene):
+def test_learned_coefficients_start_where_they_are_told(context):
   still = dict(steps=0, batch=8)
   np.testing.assert_array_equal(
-      _logits(scene, ARMS['learn'](value=0.0, **still)),
-      scene.logits((scene.base.params, scene.base.stats),
-                   scene.splits['one'].test))
-  moved = _made(scene, ARMS['learn'](steps=3, batch=8))
-  assert moved.chosen['trained'] == 2 * len(scene.base.params)
-  made = _made(scene, ARMS['learn'](objective='entropy', examples='test',
+      _logits(context, ARMS['learn'](value=0.0, **still)),
+      context.logits((context.base.params, context.base.stats),
+                   context.splits['one'].test))
+  moved = _result(context, ARMS['learn'](steps=3, batch=8))
+  assert moved.chosen['trained'] == 2 * len(context.base.params)
+  made = _result(context, ARMS['learn'](objective='entropy', examples='test',
                                     per='model', steps=3))
   assert made.chosen['trained'] == 2
 
 
-def test_negation_forgets_one_task_and_keeps_another(scene):
-  arm = ARMS['learn'](objective='negation', per='model', steps=40, batch=40)
-  with pytest.raises(core.UserError, match='task to forget'):
-    _made(scene, arm)
-  arm.forget = 'two'
-  made = _made(scene, arm)
-  held_out = {t: x.validation for t, x in scene.splits.items()}
+def test_negation_forgets_one_task_and_keeps_another(context):
+  arm = dataclasses.replace(ARMS['learn'](
+      objective='negation', per='model', steps=40, batch=40), forget='two')
+  made = _result(context, arm)
+  held_out = {t: x.validation for t, x in context.splits.items()}
   loss = {t: train.classification_metrics(made.logits(t, x), x.labels)['nll']
           for t, x in held_out.items()}
   assert loss['two'] > loss['one']
 
 
-def test_fit_trains_what_it_is_told(scene):
-  made = _made(scene, ARMS['fit'](train='^head/', steps=3))
+def test_finetune_trains_what_it_is_told(context):
+  made = _result(context, ARMS['finetune'](trainable='^head/', steps=3))
   assert made.chosen['trained'] == 8 * 10 + 10
   with pytest.raises(core.UserError, match='matches no parameter'):
-    _made(scene, ARMS['fit'](train='^heads/', steps=3))
+    _result(context, ARMS['finetune'](trainable='^heads/', steps=3))
 
 
-def test_singular_values_begin_as_the_merge(scene):
-  still = _logits(scene, ARMS['singular'](steps=0))
-  np.testing.assert_allclose(still, _logits(scene, common.merging('linear')),
+def test_singular_values_begin_as_the_merge(context):
+  still = _logits(context, ARMS['svd'](steps=0))
+  np.testing.assert_allclose(still, _logits(context, Arm(op='linear')),
                              atol=1e-4)
-  made = _made(scene, common.merging(
-      'multi_source_svd', 'singular', weight=1.0,
-      settings=dict(steps=2, rank=2, of_op=dict(components=2))))
+  made = _result(context, Arm(
+      'svd_finetune', 'multi_source_svd', weight=1.0,
+      settings=dict(steps=2, rank=2, op_settings=dict(components=2))))
   assert made.chosen['trained'] == 2 * 6
 
 
-def test_evolve_counts_evaluations_and_never_loses_to_its_first(scene):
+def test_evolve_counts_evaluations_and_never_loses_to_its_first(context):
   kw = dict(evaluations=20, sigma=0.3, population=10)
-  found = _made(scene, ARMS['evolve'](**kw))
-  drawn = _made(scene, ARMS['evolve'](search='random_search', **kw))
+  found = _result(context, ARMS['evolve'](**kw))
+  drawn = _result(context, ARMS['evolve'](search='random_search', **kw))
   assert found.chosen['genes'] == drawn.chosen['genes'] == 6
-  held_out = {t: x.validation for t, x in scene.splits.items()}
-  accuracy = context.accuracies(found.logits, held_out)
-  assert abs(context.pooled(accuracy, scene, 'validation')
-             - found.chosen['fitness']) < 1e-6
+  held_out = {t: x.validation for t, x in context.splits.items()}
+  accuracy = contexts.accuracies(found.logits, held_out)
+  assert abs(context.pooled(accuracy) - found.chosen['fitness']) < 1e-6
   with pytest.raises(core.UserError, match='evaluations'):
-    _made(scene, ARMS['evolve'](evaluations=3))
+    _result(context, ARMS['evolve'](evaluations=3))
 
 
-def test_flow_of_the_first_model_is_that_model(scene):
-  from experiments.merge import search
-  one = scene.experts['one'].params
-  stacked, depth = search._stack([one, scene.experts['two'].params])
-  space, forward = search._flow(scene.base.net, depth, 2, 2, True)
-  images = jnp.asarray(scene.splits['one'].test.images[:8])
+def test_flow_of_the_first_model_is_that_model(context):
+  one = context.experts['one'].params
+  stacked, depth = search._stack([one, context.experts['two'].params])
+  space, forward = search._flow(context.base.net, depth, 2, 2, True)
+  images = jnp.asarray(context.splits['one'].test.images[:8])
   np.testing.assert_allclose(
       jax.jit(forward)(jnp.asarray(space.mean, jnp.float32), one, stacked,
-                       scene.fns.normal(images)),
-      scene.fns.predict(one, {}, images), atol=1e-5)
-  made = _made(scene, ARMS['flow'](evaluations=20))
+                       context.fns.normalize(images)),
+      context.fns.predict(one, {}, images), atol=1e-5)
+  made = _result(context, ARMS['path'](evaluations=20))
   assert 0 <= made.chosen['fitness'] <= 1
 
 
-def test_routes_at_full_rank_are_experts(scene):
+def test_routes_at_full_rank_are_experts(context):
   arm = ARMS['route'](router='oracle', rank=1.0, tap='norm')
-  np.testing.assert_allclose(_logits(scene, arm), _expert(scene, 'one'),
+  np.testing.assert_allclose(_logits(context, arm), _expert(context, 'one'),
                              atol=1e-4)
   arm = ARMS['route'](router='none', rank=1.0, tap='norm')
-  made = _logits(scene, arm)
+  made = _logits(context, arm)
   np.testing.assert_allclose(
-      made, _logits(scene, common.merging('linear', weight=0.3)), atol=1e-4)
-  learned = _made(scene, ARMS['route'](steps=3, rank=1.0, tap='norm'))
+      made, _logits(context, Arm(op='linear', weight=0.3)), atol=1e-4)
+  learned = _result(context, ARMS['route'](steps=3, rank=1.0, tap='norm'))
   assert 0 <= learned.chosen['routed'] <= 1
 
 
-def test_swap_and_patch(scene):
+def test_swap_and_patch(context):
   arm = ARMS['swap'](bottom=1, top=1, others=0.0)
-  arm.experts = ('one', 'two')
-  made = _made(scene, arm)
-  np.testing.assert_array_equal(made.logits('one', scene.splits['one'].test),
-                                _expert(scene, 'one'))
+  made = _result(context, arm)
+  np.testing.assert_array_equal(made.logits('one', context.splits['one'].test),
+                                _expert(context, 'one'))
   assert made.chosen['two_0'] > 0
-  patched = ARMS['patch'](tuned='two', target='')
-  np.testing.assert_allclose(_logits(scene, patched), _expert(scene, 'two'),
+  patched = ARMS['transfer'](tuned='two', target='')
+  np.testing.assert_allclose(_logits(context, patched), _expert(context, 'two'),
                              atol=1e-4)
-  made = _made(scene, ARMS['patch'](tuned='two', target='two'))
+  made = _result(context, ARMS['transfer'](tuned='two', target='two'))
   assert abs(made.chosen['cosine'] - 1) < 1e-5
-  noisy = _made(scene, ARMS['patch'](tuned='two', target='two',
+  noisy = _result(context, ARMS['transfer'](tuned='two', target='two',
                                      noise='shuffled'))
   assert noisy.chosen['cosine'] < 0.5
 
 
-def test_claims_may_be_about_what_was_recorded(scene, pool, tmp_path):
-  del scene  # whose models are in the pool
-  patch = lambda noise: ARMS['patch'](tuned='two', target='two', noise=noise)
-  c = _config(patch=patch('none'), shuffled=patch('shuffled'))
-  with c.unlocked():
-    c.pool_dir = pool
-    c.claims.cosine = common.claim('patch', 'shuffled', 'chosen_cosine')
-  assert 'cosine' in merge.run(c, tmp_path / 'run')['table']
+def test_claims_may_be_about_what_was_recorded(context, pool, tmp_path):
+  del context  # its models are in the pool
+  arm = lambda noise: ARMS['transfer'](tuned='two', target='two', noise=noise)
+  spec = dataclasses.replace(
+      _spec(pool, transfer=arm('none'), shuffled=arm('shuffled')),
+      claims=dict(cosine=compare.Claim('transfer', 'shuffled',
+                                       'chosen_cosine')))
+  assert 'cosine' in merge.run(spec, tmp_path / 'run')['table']

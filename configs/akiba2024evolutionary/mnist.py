@@ -30,7 +30,7 @@ VARIANTS = {'small': '4 min, 2 cores', 'tiny': 'seconds'}
 
 def get_config(variant: str = 'small'):
   c = mnist.merge_rotated('akiba2024evolutionary', (0, 60, 120))
-  c.pretrain.model = dict(name='experiments.merge_net:ResidualMlp',
+  c.pretrain.model = dict(name='residual_mlp',
                           kw=dict(width=64, depth=4))
   c.finetune.init.train = '^blocks/'
   grid = tuple(round(0.1 * n, 1) for n in range(1, 13))
@@ -43,8 +43,8 @@ def get_config(variant: str = 'small'):
   c.arms.random = search('linear', search='random_search')
   c.arms.random_ties = search('ties', genes=('weight', 'density'),
                               search='random_search')
-  flow = lambda **kw: common.merging(kind='flow', settings=dict(
-      repeats=2, evaluations=600, at_once=20) | kw)
+  flow = lambda **kw: common.merging(kind='layer_path', settings=dict(
+      repeats=2, evaluations=600, batch_size=20) | kw)
   c.arms.flow = flow()
   c.arms.flow_unscaled = flow(scaled=False)
   c.claims.parameters = common.claim('parameters', 'arithmetic')

@@ -40,13 +40,14 @@ def get_config(variant: str = 'small'):
   c.tasks.goal = common.task(data=dict(rotation=90.0, classes=last))
   on = dict(tasks=('goal',))
   both = dict(experts=('language', 'task'), **on)
-  single = lambda name: common.merging(kind='single', experts=(name,), **on)
+  single = lambda name: common.merging(kind='best_single', experts=(name,),
+                                       **on)
   c.arms.language = single('language')
   c.arms.task = single('task')
-  c.arms.ceiling = common.merging(kind='own', **on)
+  c.arms.ceiling = common.merging(kind='individual', **on)
   c.arms.mean = common.merging('linear', **both)
   c.arms.sum = common.merging('linear', weight=1.0, **both)
-  swap = lambda **kw: common.merging(kind='swap', settings=dict(
+  swap = lambda **kw: common.merging(kind='layer_swap', settings=dict(
       bottom=1, top=0, transition=0, others=1.0) | kw, **both)
   c.arms.swap = swap()
   c.arms.transition = swap(transition=1)

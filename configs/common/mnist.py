@@ -35,7 +35,7 @@ def merge_skewed(paper: str):
   rare, full = (0.05,) * 5, (1.0,) * 5
   c.tasks.low = common.task(data=dict(class_shares=full + rare))
   c.tasks.high = common.task(data=dict(class_shares=rare + full))
-  c.arms.single = common.merging(kind='single')
+  c.arms.single = common.merging(kind='best_single')
   c.arms.ensemble = common.merging(kind='ensemble')
   c.arms.multitask = common.merging(kind='multitask')
   c.arms.mean = common.merging('linear')
@@ -52,8 +52,8 @@ def merge_two(paper: str):
   c.tasks.one = common.task()
   c.tasks.two = common.task()
   c.samples = 200
-  c.arms.own = common.merging(kind='own')
-  c.arms.single = common.merging(kind='single')
+  c.arms.own = common.merging(kind='individual')
+  c.arms.single = common.merging(kind='best_single')
   c.arms.ensemble = common.merging(kind='ensemble')
   c.arms.mean = common.merging('linear', path=11)
   c.baseline = 'mean'
@@ -69,7 +69,7 @@ def merge_rotated(paper: str, angles):
     c.tasks[f'r{angle}'] = common.task(data=dict(
         rotation=float(angle), test_limit=1000))
   c.arms.base = common.merging(kind='base')
-  c.arms.own = common.merging(kind='own')
+  c.arms.own = common.merging(kind='individual')
   c.arms.mean = common.merging('linear')
   c.arms.arithmetic = common.merging('linear', tune=dict(
       weight=tuple(round(0.05 * n, 2) for n in range(1, 21))))
@@ -106,8 +106,9 @@ def merge_rotations(paper: str, **ablations):
           experts=chosen))
       if count > 2 and arm.tune:
         arm.tuned_as, arm.tune = f'{name}_2', {}
-    for kind in ('base', 'own', 'ensemble'):
-      c.arms[f'{kind}_{count}'] = common.merging(kind=kind, experts=chosen)
+    for name, kind in (('base', 'base'), ('own', 'individual'),
+                       ('ensemble', 'ensemble')):
+      c.arms[f'{name}_{count}'] = common.merging(kind=kind, experts=chosen)
   c.arms.multitask_8 = common.merging(kind='multitask')
   c.seeds = tuple(range(5))
   return c

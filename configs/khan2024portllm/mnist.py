@@ -43,11 +43,13 @@ def get_config(variant: str = 'small'):
     c.tasks[f'again{steps}'] = common.task(init_from=f'up{steps}', data=turned)
   on = dict(tasks=('task',))
   c.arms.base = common.merging(kind='base', **on)
-  c.arms.tuned = common.merging(kind='own', **on)
+  c.arms.tuned = common.merging(kind='individual', **on)
   for n in STEPS:
-    single = lambda name: common.merging(kind='single', experts=(name,), **on)
-    patch = lambda **kw: common.merging(kind='patch', settings=dict(
-        target=f'up{n}', tuned='task') | kw, **on)
+    single = lambda name: common.merging(kind='best_single', experts=(name,),
+                                         **on)
+    patch = lambda **kw: common.merging(
+        kind='transfer_task_vector', settings=dict(
+            target=f'up{n}', tuned='task') | kw, **on)
     c.arms[f'updated{n}'] = single(f'up{n}')
     c.arms[f'again{n}'] = single(f'again{n}')
     c.arms[f'patched{n}'] = patch()

@@ -46,18 +46,19 @@ def get_config(variant: str = 'small'):
   on = dict(experts=sources, tasks=('r45',))
   descent = dict(examples='train', steps=400, batch=128, learning_rate=0.1)
   def add(percent, op, name, **kw):
-    merged = dict(of_op=kw) if kw else {}
+    merged = dict(op_settings=kw) if kw else {}
     c.arms[f'{name}{percent}'] = common.merging(
-        op, 'singular', settings=dict(rank=percent / 100, **merged, **descent),
-        weight=1.0 if kw else (), **on)
+        op, 'svd_finetune', weight=1.0 if kw else (),
+        settings=dict(rank=percent / 100, **merged, **descent), **on)
   for percent, parts in ((10, 1), (20, 2), (40, 4))[:1 if tiny else 3]:
     # As many components as are trained: beyond their rank there is nothing.
     add(percent, 'multi_source_svd', 'axis', components=percent / 100)
     add(percent, 'linear', 'average')
     add(percent, 'experiments.merge.operators:smallest_components', 'smallest',
         components=percent / 100)
-    c.arms[f'atlas{percent}'] = common.merging('linear', 'learn', settings=dict(
-        parts=parts, weight_decay=0.1, clip=1.0, **descent), **on)
+    c.arms[f'atlas{percent}'] = common.merging(
+        'linear', 'learned_coefficients', settings=dict(
+            parts=parts, weight_decay=0.1, clip=1.0, **descent), **on)
     for other in ('atlas', 'average', 'smallest'):
       c.claims[f'{other}{percent}'] = common.claim(f'axis{percent}',
                                                    f'{other}{percent}')

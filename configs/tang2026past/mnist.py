@@ -36,7 +36,7 @@ def get_config(variant: str = 'small'):
   c = mnist.merge_mnist('tang2026past')
   c.pretrain.data.update(train='train[10000:20000]', classes=(0, 1, 2, 3))
   source, target = (4, 5, 6), (7, 8, 9)
-  noisy = dict(name='experiments.merge_data:overlaid')
+  noisy = dict(name='kt_jax.data:overlaid')
   light = dict(loop=dict(steps=100))
   plain = lambda classes, **kw: common.task(data=dict(classes=classes), **light,
                                             **kw)
@@ -50,9 +50,11 @@ def get_config(variant: str = 'small'):
   c.tasks.sequential = plain(target, init_from='skilled')
   c.tasks.ceiling = rewarded(target, 'target')
   on = dict(tasks=('ceiling',))
-  single = lambda name: common.merging(kind='single', experts=(name,), **on)
-  patch = lambda **kw: common.merging(kind='patch', settings=dict(
-      target='target', tuned='skilled', start='source') | kw, **on)
+  single = lambda name: common.merging(kind='best_single', experts=(name,),
+                                       **on)
+  patch = lambda **kw: common.merging(
+      kind='transfer_task_vector', settings=dict(
+          target='target', tuned='skilled', start='source') | kw, **on)
   c.arms.target = single('target')
   c.arms.ceiling = single('ceiling')
   c.arms.sequential = single('sequential')

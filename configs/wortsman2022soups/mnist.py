@@ -35,7 +35,7 @@ def get_config(variant: str = 'small'):
   for name, changes in ways.items():
     c.tasks[name] = changes
   c.arms.base = common.merging(kind='base')
-  c.arms.single = common.merging(kind='single')
+  c.arms.single = common.merging(kind='best_single')
   c.arms.ensemble = common.merging(kind='ensemble')
   c.arms.uniform = common.merging('linear')
   c.arms.greedy = common.merging(kind='greedy_soup')

@@ -29,9 +29,10 @@ VARIANTS = {'small': '3 min, 2 busy cores', 'tiny': 'seconds'}
 
 def get_config(variant: str = 'small'):
   c = mnist.merge_rotated('yang2023adamerging', (0, 30, 60, 90))
-  learn = lambda **kw: common.merging('linear', 'learn', settings=dict(
-      objective='entropy', value=0.3, steps=500, batch=64, learning_rate=1e-3
-      ) | kw)
+  learn = lambda **kw: common.merging(
+      'linear', 'learned_coefficients', settings=dict(
+          objective='entropy', value=0.3, steps=500, batch=64,
+          learning_rate=1e-3) | kw)
   c.arms.layers = learn(examples='test')
   c.arms.models = learn(examples='test', per='model')
   c.arms.held_out = learn()

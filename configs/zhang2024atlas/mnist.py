@@ -51,12 +51,13 @@ def get_config(variant: str = 'small'):
     c.arms[f'scalar{shots}'] = common.merging('linear', tune=dict(
         weight=tuple(round(0.05 * n, 2) for n in range(1, 21))), **on)
     c.arms[f'models{shots}'] = common.merging(
-        'linear', 'learn', settings=dict(per='model', **pull), **on)
+        'linear', 'learned_coefficients', settings=dict(per='model', **pull),
+        **on)
     c.arms[f'blocks{shots}'] = common.merging(
-        'linear', 'learn', settings=pull, **on)
+        'linear', 'learned_coefficients', settings=pull, **on)
     c.arms[f'probe{shots}'] = common.merging(
-        kind='fit', settings=dict(train='^head/', **learn), **on)
-    c.arms[f'full{shots}'] = common.merging(kind='fit', settings=dict(
+        kind='finetune', settings=dict(trainable='^head/', **learn), **on)
+    c.arms[f'full{shots}'] = common.merging(kind='finetune', settings=dict(
         learn, learning_rate=0.001), **on)
     for other in ('scalar', 'models', 'probe', 'full'):
       c.claims[f'{other}{shots}'] = common.claim(

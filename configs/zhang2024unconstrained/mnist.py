@@ -30,7 +30,7 @@ def get_config(variant: str = 'small'):
       groups='leaf', start=0.4, evaluations=300) | kw)
   c.arms.layers = search('linear')
   c.arms.layers_random = search('linear', search='random_search')
-  c.arms.layers_ties = search('ties', of_op=dict(density=0.4))
+  c.arms.layers_ties = search('ties', op_settings=dict(density=0.4))
   c.claims.layers = common.claim('layers', 'arithmetic')
   c.claims.ties = common.claim('layers_ties', 'ties')
   c.claims.random = common.claim('layers', 'layers_random')

@@ -1,103 +1,104 @@
 """Merges experts that were trained on tasks, in many ways, and measures them.
 
 Metrics of an arm and a seed, on test examples: `accuracy_TASK`; `accuracy` and
-`normalized`, their mean and that of their ratios to each task's own expert;
-`pooled` and `nll`, of all tasks' examples together; with `path`, `barrier`: how
-far the loss between two experts is above the line between theirs. `validation`
-is `pooled` on what the tasks hold out, where they do.
+`normalized`, the means over tasks of the accuracy and of its ratio to that of
+the task's own expert; `pooled` and `nll`, of all tasks' examples together; with
+`path`, `barrier`: the largest excess of the loss between two experts over the
+line between theirs. `validation` is `pooled` on the held-out examples, where
+there are such.
 """
-import json
-
 import jax
 import numpy as np
 
 from experiments import compare
-from experiments import pretrain
 from experiments.merge import checks
-from experiments.merge import context
+from experiments.merge import context as contexts
+from experiments.merge import kinds
 from experiments.merge import plots
-from experiments.merge import result
 from experiments.merge.checks import check as check
+from experiments.merge.spec import Arm as Arm
+from experiments.merge.spec import Spec as Spec
+from experiments.merge.spec import Task as Task
 from kt_jax import checkpoint
+from kt_jax import core
 from kt_jax import merge
 from kt_jax import train
 
 
-def run(config, workdir):
+def run(spec: Spec, workdir):
   """Writes runs/, results.csv, report.md and plots; returns the claims."""
-  plain = json.loads(config.to_json())
+  plain = core.spec.to_json(spec)
   workdir = checkpoint.open_workdir(workdir, plain)
-  done = pretrain.finished(workdir)
-  if not done:
-    check(config)
-    saved = {}
+  card = train.finished(workdir)
+  if not card:
+    check(spec)
+    runs = {}
     (workdir / 'runs').mkdir(parents=True, exist_ok=True)
-    for seed in config.seeds:
-      saved |= _run_seed(config, seed, workdir)
-    found = {key: one['metrics'] for key, one in saved.items()}
-    table = compare.write(config, found, workdir)
+    for seed in spec.seeds:
+      runs |= _run_seed(spec, seed, workdir)
+    results = {key: run['metrics'] for key, run in runs.items()}
+    table = compare.write(spec, results, workdir)
     if jax.process_index() == 0:
-      plots.draw(config, saved, workdir)
-    done = dict(kind='experiment', status='finished', table=table,
-                method=config.experiment, code=checkpoint.code_version(),
+      plots.draw(spec, runs, workdir)
+    card = dict(kind='experiment', status='finished', table=table,
+                method=spec.experiment, code=checkpoint.code_version(),
                 config=checkpoint.config_hash(plain))
-    checkpoint.write_json(workdir / 'card.json', done)
-  return dict(table=done['table'])
+    checkpoint.write_json(workdir / 'card.json', card)
+  return dict(table=card['table'])
 
 
-def _run_seed(config, seed, workdir):
-  """`{(arm, seed): dict(metrics, chosen, path)}`, read where it is there."""
+def _run_seed(spec, seed, workdir):
+  """`{(arm, seed): dict(metrics, chosen, path)}`; what is on disk is read."""
   files = {name: workdir / 'runs' / f'{name}-{seed}.json'
-           for name in config.arms}
-  saved = {name: checkpoint.read_json(f) for name, f in files.items()
-           if f.exists()}
-  if len(saved) < len(files):
-    scene = context.make(config, seed, workdir)
-    scene.chosen.update({name: one['chosen'] for name, one in saved.items()})
-    ceiling = context.accuracies(
-        lambda task, x: result.expert_logits(scene, task, x),
-        {task: splits.test for task, splits in scene.splits.items()})
-    # Those that take another's settings come last.
-    last = lambda name: (bool(config.arms[name].tuned_as), name)
-    for name in sorted(set(files) - set(saved), key=last):
-      arm = checks.arm_of(config, name)
-      made = checks.kind_of(arm)(config, arm, scene)
-      scene.chosen[name] = dict(made.chosen)
-      metrics, path = measure(scene, arm, made, ceiling)
-      saved[name] = dict(metrics=metrics, chosen=scene.chosen[name], path=path)
-      checkpoint.write_json(files[name], saved[name])
+           for name in spec.arms}
+  runs = {name: checkpoint.read_json(f) for name, f in files.items()
+          if f.exists()}
+  if len(runs) < len(files):
+    context = contexts.make(spec, seed, workdir)
+    context.chosen.update({name: run['chosen'] for name, run in runs.items()})
+    ceiling = contexts.accuracies(
+        context.expert_logits,
+        {task: splits.test for task, splits in context.splits.items()})
+    # Arms that take another's settings come last.
+    last = lambda name: (bool(spec.arms[name].tuned_as), name)
+    for name in sorted(set(files) - set(runs), key=last):
+      arm = checks.arm_of(spec, name)
+      result = kinds.kind_of(arm).make(arm, context)
+      context.chosen[name] = dict(result.chosen)
+      metrics, path = measure(arm, context, result, ceiling)
+      runs[name] = dict(metrics=metrics, chosen=context.chosen[name], path=path)
+      checkpoint.write_json(files[name], runs[name])
       print(f'{name}-{seed}: pooled {metrics["pooled"]:.4f}')
-  return {(name, seed): saved[name] for name in config.arms}
+  return {(name, seed): runs[name] for name in spec.arms}
 
 
-def measure(scene, arm, made, ceiling):
+def measure(arm, context, result, ceiling):
   """`(metrics, [(place on the path, loss, accuracy)])` on test data."""
-  tests = {task: scene.splits[task].test for task in arm.tasks}
+  tests = {task: context.splits[task].test for task in arm.tasks}
   labels = np.concatenate([x.labels for x in tests.values()])
   def evaluate(logits):
-    every = {task: logits(task, x) for task, x in tests.items()}
-    whole = train.classification_metrics(np.concatenate([*every.values()]),
-                                         labels)
-    return every, whole
-  logits, whole = evaluate(made.logits)
-  right = context.accuracies(lambda task, _: logits[task], tests)
-  metrics = {f'accuracy_{task}': value for task, value in right.items()} | dict(
-      accuracy=float(np.mean([*right.values()])), pooled=whole['accuracy'],
-      nll=whole['nll'], normalized=float(np.mean(
-          [right[t] / max(ceiling[t], 1e-9) for t in right])))
-  held_out = {task: scene.splits[task].validation for task in arm.tasks}
-  if all(map(len, held_out.values())):
+    by_task = {task: logits(task, x) for task, x in tests.items()}
+    return by_task, train.classification_metrics(
+        np.concatenate([*by_task.values()]), labels)
+  logits, pooled = evaluate(result.logits)
+  accuracy = contexts.accuracies(lambda task, _: logits[task], tests)
+  metrics = {f'accuracy_{task}': a for task, a in accuracy.items()} | dict(
+      accuracy=float(np.mean([*accuracy.values()])), pooled=pooled['accuracy'],
+      nll=pooled['nll'], normalized=float(np.mean(
+          [accuracy[t] / max(ceiling[t], 1e-9) for t in accuracy])))
+  validation = {task: context.splits[task].validation for task in arm.tasks}
+  if all(map(len, validation.values())):
     metrics['validation'] = context.pooled(
-        context.accuracies(made.logits, held_out), scene, 'validation')
+        contexts.accuracies(result.logits, validation))
   metrics |= {f'chosen_{name}': float(value)
-              for name, value in made.chosen.items()
+              for name, value in result.chosen.items()
               if isinstance(value, (int, float))}
   path = []
   if arm.path:
     for place in np.linspace(0, 1, arm.path):
-      between = _between(*made.ends, place)
-      _, found = evaluate(lambda _, x, model=between: scene.logits(model, x))
-      path.append((float(place), found['nll'], found['accuracy']))
+      between = _between(*result.ends, place)
+      _, at = evaluate(lambda _, x, model=between: context.logits(model, x))
+      path.append((float(place), at['nll'], at['accuracy']))
     places, losses, _ = np.transpose(path)
     line = (1 - places) * losses[0] + places * losses[-1]
     metrics['barrier'] = float(np.max(losses - line))

@@ -1,169 +1,192 @@
-"""What a merge starts from: a base, experts on tasks, and the tasks' data."""
-from collections.abc import Mapping
-import copy
+"""Base, experts and data that the arms of one seed have in common."""
+from collections.abc import Callable, Mapping
+import dataclasses
 import functools
-import importlib
 from typing import Any, NamedTuple
 import zlib
 
 import jax
 import numpy as np
 
-from experiments import pool
+from experiments.merge.spec import Spec
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
 
-APART = 1000  # seeds of the experts of one seed of the config
+SEED_STRIDE = 1000  # between the seeds of experts of two seeds of the spec
+
+Model = tuple[Mapping[str, Any], Mapping[str, Any]]  # (params, stats)
 
 
 class Functions(NamedTuple):
-  """Of images uint8 `[B, H, W, C]`."""
-  predict: Any  # (params, stats, images) -> logits [B, K]
-  logits: Any  # (params, images, stats) -> the same
-  inputs: Any  # (params, images, stats) -> kernel -> what its layer reads
-  taps: Any  # (params, stats, images, taps) -> tap -> features
-  normal: Any  # images -> what the network sees
+  """Functions of a network; images are uint8 `[B, H, W, C]`."""
+  predict: Callable[..., Any]  # (params, stats, images) -> logits [B, K]
+  logits: Callable[..., Any]  # (params, images, stats) -> the same
+  # (params, images, stats) -> kernel -> inputs of its layer
+  inputs: Callable[..., Any]
+  # (params, stats, images, taps) -> tap -> features
+  taps: Callable[..., Any]
+  normalize: Callable[..., Any]  # images -> inputs of the network
 
 
-class Scene(NamedTuple):
-  """All that arms of one seed have in common."""
+class MergeContext(NamedTuple):
+  """Shared by the arms of one seed."""
+  spec: Spec
   seed: int
   base: train.Trained  # the first expert where experts have no common start
   experts: Mapping[str, train.Trained]  # task -> expert
   splits: Mapping[str, data.Splits]  # task -> its data
-  batch_size: int
   fns: Functions  # of the base's network
-  chosen: dict[str, dict[str, Any]]  # arm -> what tuning chose, as arms finish
+  chosen: dict[str, dict[str, Any]]  # arm -> tuned settings, as arms finish
   folder: Any  # where models are kept
 
-  def logits(self, model: tuple, arrays: data.Arrays) -> np.ndarray:
-    """Logits `[N, K]` of `(params, stats)` of the base's network."""
-    return train.predict_all(self.fns.predict, *model, arrays,
-                             batch_size=self.batch_size)
+  @property
+  def base_model(self) -> Model:
+    return self.base.params, self.base.stats
 
-  def validation(self, model: tuple, tasks) -> dict[str, float]:
-    """Task -> accuracy on what was held out of its training data."""
+  def logits(self, model: Model, arrays: data.Arrays) -> np.ndarray:
+    """Logits `[N, K]` of a model of the base's network."""
+    return train.predict_all(self.fns.predict, *model, arrays,
+                             batch_size=self.spec.eval_batch_size)
+
+  def expert_logits(self, task: str, arrays: data.Arrays) -> np.ndarray:
+    """Logits `[N, K]` of the expert on `task`, by its own network."""
+    expert = self.experts[task]
+    fns = functions(expert.net, self.base.info.mean, self.base.info.std)
+    return self._replace(fns=fns).logits((expert.params, expert.stats), arrays)
+
+  def validation(self, model: Model, tasks) -> dict[str, float]:
+    """Task -> accuracy on the held-out part of its training data."""
     return accuracies(lambda task, x: self.logits(model, x), {
         task: self.splits[task].validation for task in tasks})
 
+  def pooled(self, accuracy: Mapping[str, float]) -> float:
+    """Validation accuracy on the examples of several tasks together."""
+    size = {task: len(self.splits[task].validation) for task in accuracy}
+    return sum(accuracy[t] * n for t, n in size.items()) / sum(size.values())
+
 
 def accuracies(logits, arrays) -> dict[str, float]:
-  """Of `(task, examples) -> logits`; NaN is wrong."""
+  """Task -> accuracy of `(task, examples) -> logits`; NaN is wrong."""
   for task, x in arrays.items():
     check_held_out(task, len(x))
-  return {task: pool.right(logits(task, x), x.labels) / len(x)
+  return {task: train.right(logits(task, x), x.labels) / len(x)
           for task, x in arrays.items()}
 
 
-def check_held_out(task: str, count: int):
+def check_held_out(task: str, count: int) -> None:
   if not count:
-    raise core.UserError(f'config.tasks.{task} holds nothing out to choose '
-                         'settings on: set its data.validation.')
+    raise core.UserError(f'config.tasks.{task} has no validation examples to '
+                         'choose settings on: set its data.validation.')
 
 
-def pooled(accuracy: Mapping[str, float], scene: Scene, split: str) -> float:
-  """The accuracy on all tasks' examples together."""
-  size = {task: len(getattr(scene.splits[task], split)) for task in accuracy}
-  return sum(accuracy[t] * n for t, n in size.items()) / sum(size.values())
-
-
-def base_config(config, seed: int):
-  """What trains the base, or each expert where there is none."""
-  base = copy.deepcopy(config.pretrain).unlock()
-  base.seed = seed
-  return base
-
-
-def expert_config(config, task: str, seed: int, start: str, model):
-  """The config that trains an expert: its own seed, the base's network."""
-  changes = copy.deepcopy(config.tasks[task]).unlock()
-  for key in ('checkpoint', *['start'] * bool(config.base)):
-    if key in changes:
-      del changes[key]
-  where = f'config.tasks.{task}'
-  own = APART * seed + zlib.crc32(task.encode()) % APART
-  if not config.base:
-    return pool.changed(base_config(config, own), changes, where)
-  made = pool.changed(config.finetune, changes, where)
-  made.seed = own
-  made.model = copy.deepcopy(model)
-  made.init.checkpoint, made.init.step = start, -1
-  return made
-
-
-def multitask_config(config, tasks, updates: str, seed: int, start: str, model):
-  """One model of several tasks: `updates` of 'one' expert or of 'all'.
-
-  Settings other than the data are those of the first task; checkpoints are the
-  last ones.
-  """
-  made = expert_config(config, tasks[0], seed, start, model)
-  parts = [expert_config(config, t, seed, start, model).data.to_dict()
-           for t in tasks]
-  made.data = dict(data.DEFAULTS) | dict(
-      name='kt_jax.data:union', parts=parts, validation=0,
-      mean=made.data.mean, std=made.data.std)
-  if updates not in ('one', 'all'):
-    raise core.UserError(core.nearest('value of updates', updates,
-                                      ('one', 'all')))
-  made.loop.steps *= len(tasks) if updates == 'all' else 1
-  made.loop.save_every = 0
-  return made
-
-
-def kept(name, config, folder, start: train.Trained | None):
-  """A run of `config`, that starts from `start`, in the pool."""
-  content = {} if start is None else dict(start=start.digest)
-  module = importlib.import_module(f'experiments.{config.experiment}')
-  return train.load_trained(pool.trained(name, config, folder, module.run,
-                                         **content))
-
-
-def starting_point(config, seed: int, folder):
-  """The trained base, or None."""
-  if not config.base:
-    return None
-  if config.base != 'pretrain':
-    return train.load_trained(config.base)
-  return kept('base', base_config(config, seed), folder, None)
-
-
-def make(config, seed: int, workdir) -> Scene:
-  """Trains what is not in the pool yet."""
-  folder = pool.home(config.pool_dir, workdir)
-  base = starting_point(config, seed, folder)
+def make(spec: Spec, seed: int, workdir) -> MergeContext:
+  """The context of a seed; what is not in the pool yet is trained."""
+  folder = train.pool.home(spec.pool_dir, workdir)
+  base = None
+  if spec.base == 'pretrain':
+    base = pretrained('base', base_training(spec, seed), folder, None)
+  elif spec.base:
+    base = train.load_trained(spec.base)
   experts, splits = {}, {}
-  for task in in_order(config.tasks):
-    changes = config.tasks[task]
-    start = experts[changes.start] if changes.get('start') else base
-    run = expert_config(config, task, seed, start and start.source,
-                        base and base.model)
-    splits[task] = data.load(run.data)
-    path = changes.get('checkpoint')
-    experts[task] = train.load_trained(path) if path else kept(
-        task, run, folder, start)
+  for task in in_order(spec.tasks):
+    entry = spec.tasks[task]
+    start = experts[entry.init_from] if entry.init_from else base
+    training = expert_training(spec, task, seed, base and model_of(base))
+    splits[task] = data.load(training.data)
+    experts[task] = train.load_trained(entry.checkpoint) if (
+        entry.checkpoint) else pretrained(task, training, folder, start)
   first = base or next(iter(experts.values()))
   for task, expert in experts.items():
-    check_alike(config, task, expert.info, first.info, splits[task].info)
-  return Scene(seed, first, experts, splits, config.eval_batch_size,
-               functions(first.net, first.info.mean, first.info.std), {},
-               folder)
+    check_alike(task, expert.info, first.info, splits[task].info)
+  return MergeContext(
+      spec, seed, first, experts, splits,
+      functions(first.net, first.info.mean, first.info.std), {}, folder)
 
 
 def in_order(tasks) -> list[str]:
-  """Tasks after those whose experts they start from (`start`)."""
+  """Tasks after those from whose experts they start."""
   order, waiting = [], list(tasks)
   while waiting:
-    ready = [t for t in waiting if tasks[t].get('start', '') in ('', *order)]
+    ready = [t for t in waiting if tasks[t].init_from in ('', *order)]
     if not ready:
       raise core.UserError(core.nearest(
-          f'task to start from (config.tasks.{waiting[0]}.start)',
-          tasks[waiting[0]].start, order))
+          f'task to start from (config.tasks.{waiting[0]}.init_from)',
+          tasks[waiting[0]].init_from, order))
     order += ready
     waiting = [t for t in waiting if t not in ready]
   return order
+
+
+def pretrained(name: str, training: train.Training, folder,
+               start: train.Trained | None) -> train.Trained:
+  """A model of the pool, trained from `start` if it is not there."""
+  content = {}
+  if start:
+    training = dataclasses.replace(training, init_from=start.source)
+    content = dict(init_from=start.digest)
+  return train.load_trained(train.pool.trained(
+      name, training, folder, train.run, **content))
+
+
+def model_of(trained: train.Trained) -> train.Model:
+  """The spec of a model's constructor."""
+  if not trained.model:
+    raise core.UserError(f'config.base {trained.source} is not the --workdir '
+                         'of a run.')
+  return core.spec.build(train.Model, trained.model)
+
+
+def base_training(spec: Spec, seed: int) -> train.Training:
+  """The run that trains the base."""
+  return dataclasses.replace(spec.pretrain, seed=seed)
+
+
+def expert_training(spec: Spec, task: str, seed: int,
+                    model: train.Model | None) -> train.Training:
+  """The run that trains an expert: its own seed, the base's network.
+
+  Args:
+    spec: of the experiment.
+    task: of the expert.
+    seed: of the base.
+    model: of the base; None without one.
+  """
+  changes, where = spec.tasks[task].changes, f'config.tasks.{task}.changes'
+  own = SEED_STRIDE * seed + zlib.crc32(task.encode()) % SEED_STRIDE
+  if not spec.base:
+    return dataclasses.replace(
+        core.spec.change(spec.pretrain, changes, where), seed=own)
+  for key in ('model', 'init_from', 'seed'):
+    if key in changes:
+      raise core.UserError(f'{where}.{key}: experts have that of the base.')
+  training = core.spec.change(spec.finetune, changes, where)
+  return dataclasses.replace(training, seed=own, model=model or training.model)
+
+
+def multitask_training(spec: Spec, tasks, updates: str, seed: int,
+                       model: train.Model | None) -> train.Training:
+  """A run on the data of several tasks.
+
+  Settings other than the data are those of the first task.
+
+  Args:
+    spec: of the experiment.
+    tasks: names.
+    updates: as many as 'one' expert has, or the sum over 'all' of them.
+    seed: of the base.
+    model: of the base; None without one.
+  """
+  first, *_ = parts = [expert_training(spec, t, seed, model) for t in tasks]
+  return dataclasses.replace(
+      first,
+      data=data.Images(
+          'kt_jax.data:union', kw=dict(parts=tuple(p.data for p in parts)),
+          validation=0, mean=first.data.mean, std=first.data.std),
+      loop=dataclasses.replace(
+          first.loop, save_every=0,
+          steps=first.loop.steps * (len(tasks) if updates == 'all' else 1)))
 
 
 @functools.lru_cache
@@ -171,18 +194,19 @@ def functions(net, mean, std) -> Functions:
   """The same objects for all seeds, so that nothing compiles twice."""
   info = data.Info('', 0, (), mean, std, (), {})
   predict = train.make_predict(net, info)
-  normal = lambda images: data.normalize(images, mean, std)
+  normalize = lambda images: data.normalize(images, mean, std)
   return Functions(
       predict, lambda params, images, stats: predict(params, stats, images),
       lambda params, images, stats: models.linear_inputs(
-          net, params, stats, normal(images)),
+          net, params, stats, normalize(images)),
       jax.jit(lambda params, stats, images, taps: models.apply(
-          net, params, stats, normal(images), taps=taps).features,
-          static_argnums=3), normal)
+          net, params, stats, normalize(images), taps=taps).features,
+              static_argnums=3), normalize)
 
 
-def check_alike(config, task: str, expert, first, own):
-  """Refuses what one network cannot be evaluated on."""
+def check_alike(task: str, expert: data.Info, first: data.Info, own: data.Info
+               ) -> None:
+  """Refuses an expert or data that the first network cannot be used for."""
   where = f'config.tasks.{task}'
   train.check_fits(expert, first, where)
   train.check_fits(first, own, where)
@@ -190,5 +214,5 @@ def check_alike(config, task: str, expert, first, own):
     if getattr(expert, key) != getattr(first, key):
       raise core.UserError(
           f'{where}: its expert has data.{key} {getattr(expert, key)}, the '
-          f'first model {getattr(first, key)}; merged they see the same inputs:'
-          f' set data.{key}.')
+          f'first model {getattr(first, key)}; a merged model has one: set '
+          f'data.{key}.')

@@ -1,90 +1,94 @@
-"""Kinds of arms of `merge`: `(config, arm, scene) -> Made`, a function each.
+"""Kinds of arms, by name: `(arm, context) -> MergeResult`.
 
-Settings are chosen on what tasks hold out; no kind sees labels of a test set.
+Settings are chosen on validation data; no kind reads labels of a test set.
 """
+from collections.abc import Callable
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
 import numpy as np
 
-from experiments.merge import context
+from experiments.merge import context as contexts
 from experiments.merge import learn
 from experiments.merge import operators
-from experiments.merge import result
 from experiments.merge import route
 from experiments.merge import search
 from experiments.merge import task_vectors
+from experiments.merge.context import MergeContext
+from experiments.merge.result import MergeResult
+from experiments.merge.result import of_model
+from experiments.merge.result import settings_of
+from experiments.merge.result import tune
+from experiments.merge.spec import Arm
+from kt_jax import core
 from kt_jax import procedures
 
 
-def merge(config, arm, scene) -> result.Made:
-  """Parameters merged by `arm.op`: one model, that knows of no task."""
-  found = operators.experts(config, arm, scene)
-  leaves = operators.measured(config, arm, scene, found)
-  make = lambda chosen: operators.run(config, arm, scene, found, leaves,
-                                        chosen)
-  chosen = result.tuned(arm, scene, make)
-  return result.of_model(scene, make(chosen), chosen, found)
+def merge(arm: Arm, context: MergeContext) -> MergeResult:
+  """Parameters merged by `arm.op`: one model, not told the task."""
+  experts = operators.experts(arm, context)
+  measures = operators.measures(arm, context, experts)
+  make = lambda chosen: operators.apply(arm, context, experts, measures, chosen)
+  chosen = tune(arm, context, make)
+  return of_model(context, make(chosen), chosen, experts)
 
 
-def base(config, arm, scene) -> result.Made:
-  """What the experts started from."""
-  del config, arm
-  return result.of_model(scene, (scene.base.params, scene.base.stats))
+def base(arm: Arm, context: MergeContext) -> MergeResult:
+  """The model that the experts started from."""
+  del arm
+  return of_model(context, context.base_model)
 
 
-def own(config, arm, scene) -> result.Made:
-  """Each task by its own expert: it is told the task. The ceiling."""
-  del config, arm
-  def logits(task, arrays):
-    return result.expert_logits(scene, task, arrays)
-  return result.Made(logits)
+def individual(arm: Arm, context: MergeContext) -> MergeResult:
+  """Each task by its own expert, which is told the task: the ceiling."""
+  del arm
+  return MergeResult(context.expert_logits)
 
 
-def single(config, arm, scene) -> result.Made:
+def best_single(arm: Arm, context: MergeContext) -> MergeResult:
   """The one expert that is best on the validation data of all tasks."""
-  del config
-  held_out = {t: scene.splits[t].validation for t in arm.tasks}
+  validation = {t: context.splits[t].validation for t in arm.tasks}
   def score(name):
-    return context.pooled(context.accuracies(
-        lambda _, x: result.expert_logits(scene, name, x), held_out), scene,
-                              'validation')
+    return context.pooled(contexts.accuracies(
+        lambda _, x: context.expert_logits(name, x), validation))
   name = max(arm.experts, key=score) if len(arm.experts) > 1 else (
       arm.experts[0])
-  return result.Made(lambda _, x: result.expert_logits(scene, name, x),
+  return MergeResult(lambda _, x: context.expert_logits(name, x),
                      dict(expert=name))
 
 
-def ensemble(config, arm, scene) -> result.Made:
+def ensemble(arm: Arm, context: MergeContext) -> MergeResult:
   """Mean of the experts' probabilities: T times the cost."""
-  del config
   def logits(_, arrays):
-    log_p = [_log_softmax(result.expert_logits(scene, name, arrays))
+    log_p = [_log_softmax(context.expert_logits(name, arrays))
              for name in arm.experts]
     return np.logaddexp.reduce(log_p) - np.log(len(log_p))
-  return result.Made(logits)
+  return MergeResult(logits)
 
 
-def multitask(config, arm, scene) -> result.Made:
-  """One model trained on the data of all the arm's tasks together.
-
-  `settings.updates`: of 'one' expert, or the sum over 'all' of them.
-  """
-  start = scene.base if config.base else None
-  run = context.multitask_config(
-      config, arm.tasks, arm.settings.get('updates', 'all'), scene.seed,
-      start and start.source, start and start.model)
-  found = context.kept('multitask', run, scene.folder, start)
-  return result.of_model(scene, (found.params, found.stats))
+@dataclasses.dataclass(frozen=True)
+class Multitask:
+  """Settings of `multitask`."""
+  updates: Literal['all', 'one'] = 'all'  # of the experts' runs, or of one
 
 
-def greedy_soup(config, arm, scene) -> result.Made:
+def multitask(arm: Arm, context: MergeContext) -> MergeResult:
+  """One model trained on the data of all the arm's tasks together."""
+  start = context.base if context.spec.base else None
+  training = contexts.multitask_training(
+      context.spec, arm.tasks, settings_of(Multitask, arm).updates,
+      context.seed, start and contexts.model_of(start))
+  trained = contexts.pretrained('multitask', training, context.folder, start)
+  return of_model(context, (trained.params, trained.stats))
+
+
+def greedy_soup(arm: Arm, context: MergeContext) -> MergeResult:
   """The mean of those experts that help on the tasks' validation data."""
-  del config
-  experts = [scene.experts[name] for name in arm.experts]
+  experts = [context.experts[name] for name in arm.experts]
   def score(model):
-    return context.pooled(scene.validation(model, arm.tasks), scene,
-                              'validation')
+    return context.pooled(context.validation(model, arm.tasks))
   soup = procedures.greedy_soup([(e.params, e.stats) for e in experts], score)
-  return result.of_model(scene, soup.params,
-                              dict(members=float(len(soup.members))))
+  return of_model(context, soup.params, dict(members=float(len(soup.members))))
 
 
 def _log_softmax(logits):
@@ -92,10 +96,39 @@ def _log_softmax(logits):
   return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
 
 
-# What `arm.kind` may be: (config, arm, scene) -> Made.
-KINDS = dict(
-    merge=merge, base=base, own=own, single=single, ensemble=ensemble,
-    multitask=multitask, greedy_soup=greedy_soup, evolve=search.evolve,
-    flow=search.flow, learn=learn.learn, fit=learn.fit,
-    singular=learn.singular, patch=task_vectors.patch, swap=task_vectors.swap,
-    route=route.route)
+class Kind(NamedTuple):
+  make: Callable[[Arm, MergeContext], MergeResult]
+  # Dataclass of `arm.settings`, with `check(spec, arm)` where they depend on
+  # more than their types; None: they are the operator's, or free.
+  Settings: type | None = None
+
+
+KINDS: dict[str, Kind] = dict(
+    merge=Kind(merge),
+    base=Kind(base),
+    individual=Kind(individual),
+    best_single=Kind(best_single),
+    ensemble=Kind(ensemble),
+    multitask=Kind(multitask, Multitask),
+    greedy_soup=Kind(greedy_soup),
+    learned_coefficients=Kind(learn.learned_coefficients, learn.Coefficients),
+    finetune=Kind(learn.finetune, learn.Finetune),
+    svd_finetune=Kind(learn.svd_finetune, learn.SvdFinetune),
+    evolve=Kind(search.evolve, search.Evolve),
+    layer_path=Kind(search.layer_path, search.LayerPath),
+    route=Kind(route.route, route.Route),
+    layer_swap=Kind(task_vectors.layer_swap, task_vectors.LayerSwap),
+    transfer_task_vector=Kind(task_vectors.transfer_task_vector,
+                              task_vectors.Transfer))
+
+
+def kind_of(arm: Arm) -> Kind:
+  """The kind of an arm; one of the user's own has free settings."""
+  kind: Any = arm.kind
+  if callable(kind):
+    return Kind(kind)
+  if ':' in kind:
+    return Kind(core.resolve(None, kind, 'kind'))
+  if kind not in KINDS:
+    raise core.UserError(core.nearest('kind', kind, KINDS))
+  return KINDS[kind]

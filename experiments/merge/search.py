@@ -1,92 +1,116 @@
-"""Arms of `merge` that search with a score only."""
+"""Arms that search by a score alone."""
+from collections.abc import Mapping
+import dataclasses
 import functools
+from typing import Any, Literal
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
 from experiments.merge import operators
-from experiments.merge import result
-from experiments.merge.options import OneOf
-from experiments.merge.options import options
-from experiments.merge.options import read
+from experiments.merge.context import MergeContext
+from experiments.merge.result import MergeResult
+from experiments.merge.result import of_model
+from experiments.merge.result import settings_of
+from experiments.merge.spec import Arm
 from kt_jax import core
 from kt_jax import merge
 from kt_jax import models
 from kt_jax import procedures
 from kt_jax.models.intercept import intercept
 
-SEARCH = dict(search=OneOf(('cma_es', 'random_search')), evaluations=300,
-              sigma=1 / 6, population=0, bounds=(), at_once=1)
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """Settings of a search."""
+  search: Literal['cma_es', 'random_search'] = 'cma_es'
+  evaluations: int = 300  # at most
+  sigma: float = 1 / 6
+  population: int = 0  # 0: 4 + 3 log(genes)
+  bounds: tuple[float, ...] = ()  # (low, high) of a gene; () none
+  batch_size: int = 1  # genomes evaluated side by side
 
 
-@options(groups='layer', genes=('weight',), start=0.5, of_op={}, **SEARCH)
-def evolve(config, arm, scene) -> result.Made:
-  """Recipes of groups of leaves, by accuracy on what the tasks hold out."""
-  s = read(config, arm, evolve)
-  found = operators.experts(config, arm, scene)
-  base, params = scene.base.params, [model[0] for model in found]
+@dataclasses.dataclass(frozen=True)
+class Evolve(Search):
+  """Settings of `evolve`."""
+  groups: str | tuple[str, ...] = 'layer'  # of leaves; see parameter_space
+  genes: tuple[str, ...] = ('weight',)  # settings that are searched
+  start: float = 0.5
+  op_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPath(Search):
+  """Settings of `layer_path`."""
+  repeats: int = 2
+  scaled: bool = True
+
+
+def evolve(arm: Arm, context: MergeContext) -> MergeResult:
+  """Recipes of groups of leaves, by validation accuracy."""
+  s = settings_of(Evolve, arm)
+  experts = operators.experts(arm, context)
+  base, params = context.base.params, [model[0] for model in experts]
   op = operators.operator(arm)
   space, score = _space(
-      op, scene.fns.logits, tuple((p, x.shape, str(x.dtype))
-                                  for p, x in base.items()), len(params),
-      s.groups if isinstance(s.groups, str) else tuple(s.groups),
-      tuple(s.genes), s.start, tuple(dict(s.of_op).items()),
-      scene.seed if operators.draws(op) else None)
-  buffers = operators.buffers(config, arm, scene, base, found)
-  state = _search(s, scene, space.mean, score,
-                  (base, params, buffers, *_held_out(arm, scene)))
+      op, context.fns.logits, tuple((p, x.shape, str(x.dtype))
+                                    for p, x in base.items()), len(params),
+      s.groups, s.genes, s.start, tuple(s.op_settings.items()),
+      context.seed if operators.takes_key(op) else None)
+  stats = operators.batch_statistics(arm, context, base, experts)
+  state = _search(s, context, space.mean, score,
+                  (base, params, stats, *_validation(arm, context)))
   merged = jax.jit(space.decode)(state['best_genome'], base, params)
-  return result.of_model(
-      scene, (merged, operators.buffers(config, arm, scene, merged, found)),
+  return of_model(
+      context,
+      (merged, operators.batch_statistics(arm, context, merged, experts)),
       dict(fitness=float(state['best_fitness']), genes=float(space.size)))
 
 
-@options(repeats=2, scaled=True, **SEARCH)
-def flow(config, arm, scene) -> result.Made:
-  """A path through the blocks of all experts; their other leaves' mean.
+def layer_path(arm: Arm, context: MergeContext) -> MergeResult:
+  """A path through the blocks of all experts; other leaves are averaged.
 
   The network is a stack of residual blocks of one size, `blocks/i`.
   """
-  s = read(config, arm, flow)
-  found = operators.experts(config, arm, scene)
-  params = [model[0] for model in found]
+  s = settings_of(LayerPath, arm)
+  params = [model[0] for model in operators.experts(arm, context)]
   stacked, depth = _stack(params)
   rest = merge.over_tree(merge.linear, params[0], params,
                          [1 / len(params)] * len(params))
-  space, forward = _flow(scene.base.net, depth, len(params), s.repeats,
+  space, forward = _flow(context.base.net, depth, len(params), s.repeats,
                          s.scaled)
-  score = _score_of_flow(forward, scene.fns.normal)
-  state = _search(s, scene, space.mean, score,
-                  (rest, stacked, *_held_out(arm, scene)))
+  normalize = context.fns.normalize
+  state = _search(s, context, space.mean, _score_of_flow(forward, normalize),
+                  (rest, stacked, *_validation(arm, context)))
   best = jnp.asarray(state['best_genome'], jnp.float32)
   def logits(_, arrays):
-    size = config.eval_batch_size
-    return np.concatenate([np.asarray(_logits_of_flow(
-        forward, scene.fns.normal, best, rest, stacked,
-        np.asarray(arrays.images[at:at + size])))
-        for at in range(0, len(arrays), size)])
-  return result.Made(logits, dict(
+    size = context.spec.eval_batch_size
+    return np.concatenate([np.asarray(_jitted(forward)(
+        best, rest, stacked, normalize(np.asarray(arrays.images[at:at + size]))
+    )) for at in range(0, len(arrays), size)])
+  path = space.path(state['best_genome'])
+  return MergeResult(logits, dict(
       fitness=float(state['best_fitness']), genes=float(space.size),
-      layers=float(len(space.path(state['best_genome']))),
-      path=' '.join(map(str, space.path(state['best_genome'])))))
+      layers=float(len(path)), path=' '.join(map(str, path))))
 
 
-def _held_out(arm, scene):
+def _validation(arm, context):
   """Images and labels on which fitness is measured."""
-  parts = [scene.splits[t].validation for t in arm.tasks]
+  parts = [context.splits[t].validation for t in arm.tasks]
   if not all(map(len, parts)):
-    raise core.UserError('A search asks for data.validation of all its tasks.')
+    raise core.UserError('A search needs data.validation of all its tasks.')
   return (jnp.asarray(np.concatenate([x.images for x in parts])),
           jnp.asarray(np.concatenate([x.labels for x in parts])))
 
 
-def _search(s, scene, mean, score, args):
-  """The last state; no more than `s.evaluations` scores are asked for."""
-  bounds = tuple(s.bounds) or None
+def _search(s: Search, context, mean, score, args):
+  """The last state of a search of at most `s.evaluations` scores."""
   population = s.population or 4 + int(3 * np.log(len(mean)))
   search = getattr(procedures, s.search)(
-      mean, s.sigma, population=population, seed=scene.seed, bounds=bounds)
+      mean, s.sigma, population=population, seed=context.seed,
+      bounds=s.bounds or None)
   if s.evaluations < population:
     raise core.UserError(f'evaluations must be at least one generation of '
                          f'{population}, got {s.evaluations}.')
@@ -94,18 +118,18 @@ def _search(s, scene, mean, score, args):
   for _ in range(s.evaluations // population):
     genomes = search.ask(state)
     state = search.tell(state, genomes, procedures.evaluate_population(
-        score, genomes, *args, batch_size=min(s.at_once, population)))
+        score, genomes, *args, batch_size=min(s.batch_size, population)))
   return state
 
 
 @functools.lru_cache
-def _space(op, logits, shapes, count, groups, genes, start, of_op, seed):
+def _space(op, logits, shapes, count, groups, genes, start, op_settings, seed):
   """`(Space, score)`, the same objects for all seeds: compiled once."""
   base = {p: jax.ShapeDtypeStruct(shape, dtype) for p, shape, dtype in shapes}
   key = {} if seed is None else dict(key=jax.random.key(seed))
   space = procedures.parameter_space(
-      op, base, count, groups=groups, genes=genes, start=start, **dict(of_op),
-      **key)
+      op, base, count, groups=groups, genes=genes, start=start,
+      **dict(op_settings), **key)
   def score(genome, base, params, buffers, images, labels):
     return _accuracy(logits(space.decode(genome, base, params), images,
                             buffers), labels)
@@ -125,13 +149,14 @@ def _stack(params):
       number, _, name = path.removeprefix(prefix).partition('/')
       blocks.setdefault(int(number), set()).add(name)
   names = set(blocks.get(0, ()))
-  if not names or any(have != names for have in blocks.values()):
-    raise core.UserError('A flow asks for a network of equal blocks, blocks/i.')
+  if not names or any(other != names for other in blocks.values()):
+    raise core.UserError('layer_path needs a network of equal blocks, '
+                         'blocks/i.')
   stacked = {}
   for name in sorted(names):
     leaves = [m[f'{prefix}{n}/{name}'] for m in params for n in sorted(blocks)]
     if len({x.shape for x in leaves}) > 1:
-      raise core.UserError('A flow asks for blocks of one size; '
+      raise core.UserError('layer_path needs blocks of one size; '
                            f'blocks/i/{name} differ.')
     stacked[name] = jnp.stack(leaves)
   return stacked, len(blocks)
@@ -160,14 +185,10 @@ def _flow(net, depth, count, repeats, scaled):
 
 
 @functools.lru_cache
-def _score_of_flow(forward, normal):
+def _score_of_flow(forward, normalize):
   def score(genome, rest, stacked, images, labels):
-    return _accuracy(forward(genome, rest, stacked, normal(images)), labels)
+    return _accuracy(forward(genome, rest, stacked, normalize(images)), labels)
   return score
-
-
-def _logits_of_flow(forward, normal, genome, rest, stacked, images):
-  return _jitted(forward)(genome, rest, stacked, normal(images))
 
 
 _jitted = functools.lru_cache(jax.jit)

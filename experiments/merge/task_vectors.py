@@ -1,32 +1,45 @@
-"""Arms of `merge` that carry parts or differences from model to model."""
+"""Arms that carry layers or task vectors from one model to another."""
+import dataclasses
+from typing import Literal
+
 import jax
 from jax import numpy as jnp
 import numpy as np
 
 from experiments.merge import operators
-from experiments.merge import result
-from experiments.merge.options import OneOf
-from experiments.merge.options import options
-from experiments.merge.options import read
-from experiments.merge.options import Task
+from experiments.merge.context import MergeContext
+from experiments.merge.result import MergeResult
+from experiments.merge.result import of_model
+from experiments.merge.result import settings_of
+from experiments.merge.result import tune
+from experiments.merge.spec import Arm
+from kt_jax import core
 from kt_jax import procedures
 from kt_jax.merge import rules
 
 
-@options(bottom=1, top=0, transition=0, others=0.0)
-def swap(config, arm, scene) -> result.Made:
+@dataclasses.dataclass(frozen=True)
+class LayerSwap:
+  """Settings of `layer_swap`, those of `procedures.layer_swap`."""
+  bottom: int = 1
+  top: int = 0
+  transition: int = 0
+  others: float = 0.0
+
+
+def layer_swap(arm: Arm, context: MergeContext) -> MergeResult:
   """The first expert at the ends, the second in the middle.
 
   Recorded: how far each expert went from the base in each layer, relative to
   the base's norm there ('TASK_LAYER').
   """
-  (outer, buffers), (middle, _) = operators.experts(config, arm, scene)
-  s = read(config, arm, swap)
-  merged = procedures.layer_swap(outer, middle, **vars(s))
+  (outer, stats), (middle, _) = operators.experts(arm, context)
+  merged = procedures.layer_swap(
+      outer, middle, **dataclasses.asdict(settings_of(LayerSwap, arm)))
   moved = {f'{task}_{layer}': value
            for task, model in zip(arm.experts, (outer, middle))
-           for layer, value in distances(scene.base.params, model).items()}
-  return result.of_model(scene, (merged, buffers), moved)
+           for layer, value in distances(context.base.params, model).items()}
+  return of_model(context, (merged, stats), moved)
 
 
 def distances(base, model):
@@ -42,34 +55,50 @@ def distances(base, model):
   return {name: (far / size)**0.5 for name, (far, size) in sums.items()}
 
 
-@options(target=Task(), tuned=Task(), start=Task(), scale=1.0, rank=0, skip=(),
-         noise=OneOf(('none', 'shuffled', 'random')))
-def patch(config, arm, scene) -> result.Made:
-  """target + scale (tuned - start): experts, or the base where no name is.
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+  """Settings of `transfer_task_vector`: names of tasks, '' the base."""
+  target: str = ''
+  tuned: str = ''
+  start: str = ''
+  scale: float = 1.0
+  rank: int = 0  # of each leaf; 0 full
+  skip: tuple[str, ...] = ()  # see task_patch
+  # A control: each leaf's entries shuffled, or drawn at random with its norm.
+  noise: Literal['none', 'shuffled', 'random'] = 'none'
 
-  `settings.noise`: each leaf's entries shuffled, or drawn anew at its norm.
-  Recorded: |cosine| of the patch and of what training changed in the target,
-  and the norm of the latter.
+  def check(self, spec, arm):
+    del arm
+    for name in (self.target, self.tuned, self.start):
+      if name and name not in spec.tasks:
+        raise core.UserError(core.nearest('task', name, spec.tasks))
+
+
+def transfer_task_vector(arm: Arm, context: MergeContext) -> MergeResult:
+  """target + scale (tuned - start), of experts or the base.
+
+  Recorded: |cosine| of the task vector with the one of the target itself, and
+  the norm of the latter.
   """
   def params(name):
-    return scene.experts[name].params if name else scene.base.params
+    return context.experts[name].params if name else context.base.params
   def make(chosen):
-    s = read(config, arm, patch, chosen)
-    patch_ = procedures.task_patch(params(s.tuned), params(s.start),
+    s = settings_of(Transfer, arm, chosen)
+    vector = procedures.task_patch(params(s.tuned), params(s.start),
                                    rank=s.rank or None, skip=s.skip)
     if s.noise != 'none':
-      patch_ = {path: _noise(s.noise, path, x, scene.seed)
-                for path, x in patch_.items()}
-    model = procedures.apply_patch(params(s.target), patch_, scale=s.scale)
-    whole = procedures.task_patch(params(s.target), scene.base.params)
+      vector = {path: _noise(s.noise, path, x, context.seed)
+                for path, x in vector.items()}
+    model = procedures.apply_patch(params(s.target), vector, scale=s.scale)
+    own = procedures.task_patch(params(s.target), context.base.params)
     if not s.rank:
-      made.update(cosine=abs(_cosine(patch_, whole)))
-    made.update(moved=_dot(whole, whole)**0.5)
-    end = scene.experts[s.target] if s.target else scene.base
-    return model, end.stats
-  made = {}
-  chosen = result.tuned(arm, scene, make)
-  return result.of_model(scene, make(chosen), chosen | made)
+      recorded.update(cosine=abs(_cosine(vector, own)))
+    recorded.update(moved=_dot(own, own)**0.5)
+    target = context.experts[s.target] if s.target else context.base
+    return model, target.stats
+  recorded = {}
+  chosen = tune(arm, context, make)
+  return of_model(context, make(chosen), chosen | recorded)
 
 
 def _noise(kind, path, delta, seed):
