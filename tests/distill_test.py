@@ -1,58 +1,73 @@
-"""The protocol `distill` on digits, end to end, tiny."""
+"""Training from teachers on digits, end to end, tiny; generations, compare."""
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from configs import common
 from experiments import compare
-from experiments import distill
+from experiments import generations
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
+from kt_jax.train import session as sessions
+
+TASK = train.LossTerm('cross_entropy')
+KD = train.LossTerm('kd', teacher='teacher')
+PREVIOUS = train.LossTerm('kd', teacher='previous', kw=dict(temperature=1.0))
 
 
-def config(**terms):
-  c = common.distill()
-  c.data = common.data('digits', subset=60, validation=20, test_limit=50)
-  c.pretrain.data = c.data
-  for part in (c, c.pretrain):
-    part.model = dict(name='mlp', kw=dict(width=8, depth=1))
-    part.batch.size = part.eval_batch_size = 16
-    part.loop.update(steps=4, log_every=2, save_every=0)
-  c.pretrain.terms.task = common.term('cross_entropy')
-  c.teachers.teacher = common.teacher(changes=dict(
-      model=dict(name='mlp', kw=dict(width=12, depth=1))))
-  c.terms.task = common.term('cross_entropy')
-  c.terms.kd = common.term('kd', teacher='teacher')
-  c.terms.update(terms)
-  return c
+def mlp(width):
+  return dict(name='mlp', kw=dict(width=width, depth=1))
+
+
+def small(**kw):
+  return train.Training(
+      data=data.Images(subset=60, validation=20, test_limit=50),
+      model=train.Model(**mlp(8)), batch=train.Batch(16),
+      loop=train.Loop(steps=4, log_every=2),
+      evaluate=train.Evaluation(batch_size=16), **kw)
+
+
+PLAIN = small(
+    terms=dict(task=TASK, kd=KD),
+    teachers=dict(teacher=train.Teacher('teacher')),
+    pool=dict(teacher=train.Pretrained(dict(model=mlp(12)))),
+    pretrain=small(terms=dict(task=TASK)))
+
+
+def change(**changes):
+  return core.spec.change(PLAIN, changes)
 
 
 def params(workdir):
-  return {k: np.asarray(v) for k, v in
-          checkpoint.read(workdir).model['params'].items()}
+  return checkpoint.read(workdir).model['params']
+
+
+def card(workdir):
+  return json.loads((workdir / 'card.json').read_text())
 
 
 @pytest.fixture(scope='module')
 def plain(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('plain') / 'run'
-  return workdir, distill.run(config(), workdir)
+  return workdir, train.run(PLAIN, workdir)
 
 
 def test_leaves_a_run(plain):
   workdir, metrics = plain
-  card = json.loads((workdir / 'card.json').read_text())
-  assert card['status'] == 'finished' and card['method'] == 'distill'
-  assert len(card['parents']) == 1 and card['parents'][0]['digest']
-  found = train.load_trained(workdir)
-  assert found.digest == card['digest']
-  assert metrics['parameters'] == sum(v.size for v in found.params.values())
+  written = card(workdir)
+  assert written['status'] == 'finished' and written['method'] == 'train'
+  parent, = written['parents']
+  assert parent['digest'] == train.load_trained(parent['source']).digest
+  trained = train.load_trained(workdir)
+  assert trained.digest == written['digest']
+  assert metrics['parameters'] == sum(v.size for v in trained.params.values())
   assert metrics['trained_besides'] == 0
-  assert distill.run(config(), workdir) == metrics  # finished: nothing runs
+  assert train.run(PLAIN, workdir) == metrics  # finished: nothing runs
 
 
 def test_metrics_against_the_teacher(plain):
@@ -60,9 +75,8 @@ def test_metrics_against_the_teacher(plain):
   workdir, metrics = plain
   with np.load(workdir / 'predictions.npz') as f:
     ours, labels = f['logits'], f['labels']
-  source = json.loads((workdir / 'card.json').read_text())['parents'][0]
-  t = train.load_trained(source['source'])
-  test = data.load(config().data).test
+  t = train.load_trained(card(workdir)['parents'][0]['source'])
+  test = data.load(PLAIN.data).test
   theirs = np.asarray(train.make_predict(t.net, t.info)(
       t.params, t.stats, test.images))
   right = lambda z: z.argmax(-1) == labels
@@ -75,87 +89,98 @@ def test_metrics_against_the_teacher(plain):
       (~right(ours) & right(theirs)).mean())
   assert metrics['top5_accuracy'] == pytest.approx(np.mean(
       [y in np.argsort(-z)[:5] for z, y in zip(ours, labels)]))
+  log_p = lambda z: z - np.log(np.exp(z).sum(-1, keepdims=True))
+  z, t = log_p(ours.astype(float)), log_p(theirs.astype(float))
+  assert metrics['teacher_kl'] == pytest.approx(
+      (np.exp(t) * (t - z)).sum(-1).mean(), rel=1e-4)
 
 
 def test_teacher_is_kept_for_others(plain, tmp_path, monkeypatch):
+  """Another run with it trains a student, no teacher."""
   del plain
-  monkeypatch.setattr(distill.pool.pretrain, 'supervised', None)
-  distill.run(config(), tmp_path / 'run')
+  sizes, make = [], sessions.make_session
+  def spy(spec, *args, **kw):
+    sizes.append(spec.model.kw['width'])
+    return make(spec, *args, **kw)
+  spec = change(terms=dict(kd=dict(weight=0.7)))
+  train.check(spec)
+  monkeypatch.setattr(sessions, 'make_session', spy)
+  train.run(spec, tmp_path / 'run')
+  assert sizes == [8]
 
 
-@pytest.mark.parametrize('taps', [(), 'pool'])
-def test_cache_is_the_teacher(plain, tmp_path, taps, monkeypatch):
+@pytest.mark.parametrize('term,cache', [
+    (KD, dict(top_k=9)),  # of ten classes: the last one follows
+    (train.LossTerm('rkd_distance', teacher='teacher', taps='pool'), {})],
+                         ids=['top_k', 'taps'])
+def test_cache_is_the_teacher(plain, tmp_path, term, cache, monkeypatch):
   """With it no teacher is in memory, and the student is the same."""
-  c = config()
-  if taps:
-    c.terms.kd = common.term('rkd_distance', teacher='teacher', taps=taps)
-  c.cache.update(views=2, dtype='float32', folder=str(tmp_path / 'cache'))
-  c.batch.augment.shift = dict(pixels=1)
-  live = config()
-  live.terms, live.batch = c.terms, c.batch
-  sessions, make = [], train.make_stage_session
+  del plain
+  live = change(terms=dict(kd=term), batch=dict(
+      augment=dict(shift=dict(pixels=1))))
+  cached = core.spec.change(live, dict(cache=dict(
+      cache, views=2, dtype='float32', folder=str(tmp_path / 'cache'))))
+  inputs, make = [], sessions.make_session
   def spy(*args, **kw):
-    sessions.append(make(*args, **kw))
-    return sessions[-1]
-  monkeypatch.setattr(train, 'make_stage_session', spy)
+    session = make(*args, **kw)
+    inputs.append(session.inputs)
+    return session
+  monkeypatch.setattr(sessions, 'make_session', spy)
   opened = data.stream
   # The same views of the examples, and the teacher itself.
   monkeypatch.setattr(data, 'stream', lambda *a, **kw: opened(
       *a, **kw | dict(views=2)))
-  distill.run(live, tmp_path / 'live')
-  distill.run(c, tmp_path / 'cached')
-  assert sessions[0][0].settings.frozen['networks']
-  assert not sessions[-1][0].settings.frozen['networks']
-  want, found = params(tmp_path / 'live'), params(tmp_path / 'cached')
+  train.run(live, tmp_path / 'live')
+  train.run(cached, tmp_path / 'cached')
+  assert inputs[0].constants['networks']
+  assert not inputs[-1].constants['networks']
+  want, got = params(tmp_path / 'live'), params(tmp_path / 'cached')
   for name in want:
-    np.testing.assert_allclose(found[name], want[name], rtol=1e-4, atol=1e-5)
-  files = sorted((tmp_path / 'cache').rglob('*'))
-  distill.run(c, tmp_path / 'again')
-  assert sorted((tmp_path / 'cache').rglob('*')) == files
-  other = params(tmp_path / 'again')
-  for name in found:
-    np.testing.assert_array_equal(other[name], found[name])
+    np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5)
+  times = lambda: {f: f.stat().st_mtime_ns
+                   for f in (tmp_path / 'cache').glob('teacher-*/*')}
+  before = times()
+  train.run(cached, tmp_path / 'again')
+  assert before and times() == before
+  again = params(tmp_path / 'again')
+  for name in got:
+    np.testing.assert_array_equal(again[name], got[name])
 
 
-def everybody():
-  """Memory bank, average, a teacher that learns, another's optimiser."""
-  c = config()
-  c.train.ema = 0.9
-  c.teachers.peer = common.teacher(
-      'online', model=dict(name='mlp', kw=dict(width=6, depth=1)))
-  c.teachers.mean = common.teacher('average')
-  c.modules.memory = common.module('ContrastiveMemory', negatives=8, width=4)
-  c.optimizers.peer = common.optimizer('adam', 0.01)
-  c.terms.peer = common.term('kd', learner='peer', teacher='student')
-  c.terms.mean = common.term('kd', teacher='mean')
-  c.terms.crd = common.term('crd', teacher='teacher', taps='pool',
-                            module='memory')
-  c.loop.update(steps=6, save_every=2, keep=3)
-  return c
+# Memory bank, average, a teacher that learns, the optimizer of another.
+ALL = change(
+    train=dict(ema=0.9), loop=dict(steps=6, save_every=2, keep=3),
+    teachers=dict(peer=train.Teacher(kind='online',
+                                     model=train.Model(**mlp(6))),
+                  mean=train.Teacher(kind='average')),
+    modules=dict(memory=train.Module('ContrastiveMemory',
+                                     dict(negatives=8, width=4))),
+    optimizers=dict(peer=train.Optimizer('adam', 0.01)),
+    terms=dict(
+        peer=train.LossTerm('kd', student='peer', teacher='student'),
+        mean=train.LossTerm('kd', teacher='mean'),
+        crd=train.LossTerm('crd', teacher='teacher', taps='pool',
+                           module='memory')))
 
 
-def test_resume_is_exact(tmp_path):
-  """Bit for bit, with all the state that a stage can have."""
-  c = everybody()
-  distill.run(c, tmp_path / 'whole')
+def test_resume_is_exact(tmp_path, monkeypatch):
+  """Bit for bit, with all the state that a run can have."""
+  train.run(ALL, tmp_path / 'whole')
   class Killed(Exception):
     pass
-  def kill(state, batch, settings):
-    if int(state.step) == 5:
-      raise Killed
-    return step(state, batch, settings)
-  make, step = train.make_stage_session, None
+  make = sessions.make_session
   def dying(*args, **kw):
-    nonlocal step
-    session, *rest = make(*args, **kw)
-    step = session.step
-    return session._replace(step=kill), *rest
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(distill, 'check_one', lambda c: [])
-    patch.setattr(train, 'make_stage_session', dying)
+    session = make(*args, **kw)
+    def step(state, batch, inputs):
+      if int(state.step) == 5:
+        raise Killed
+      return session.step(state, batch, inputs)
+    return session._replace(step=step)
+  with monkeypatch.context() as patch:
+    patch.setattr(sessions, 'make_session', dying)
     with pytest.raises(Killed):
-      distill.run(c, tmp_path / 'cut')
-  distill.run(c, tmp_path / 'cut')
+      train.run(ALL, tmp_path / 'cut')
+  train.run(ALL, tmp_path / 'cut')
   meta = lambda name: checkpoint.read(tmp_path / name, 6).meta
   assert meta('cut')['training'] == meta('whole')['training']
   assert meta('cut')['model'] == meta('whole')['model']
@@ -164,47 +189,50 @@ def test_resume_is_exact(tmp_path):
 
 
 def test_online_teacher_that_was_trained(tmp_path):
-  c = config()
-  c.teachers.teacher.kind = 'online'
-  c.terms.kd.trains = ('student', 'teacher')
-  metrics = distill.run(c, tmp_path / 'run')
+  metrics = train.run(change(
+      teachers=dict(teacher=dict(kind='online')),
+      terms=dict(kd=dict(updates=('student', 'teacher')))), tmp_path / 'run')
   assert metrics['trained_besides'] == 64 * 12 + 12 + 12 * 10 + 10
   assert 0 <= metrics['teacher_accuracy'] <= 1
 
 
+def turns(**kw):
+  """Students in turn, each the teacher of the next."""
+  return generations.Spec(**vars(PLAIN) | dict(
+      experiment='generations', terms=dict(task=TASK, kd=PREVIOUS),
+      teachers={}, pool={}, generations=generations.Generations(**kw)))
+
+
 def test_generations(tmp_path):
-  c = config()
-  del c.teachers.teacher
-  c.generations.count = 3
-  c.terms.kd = common.term('kd', teacher='previous', temperature=1.0)
-  metrics = distill.run(c, tmp_path / 'run')
+  spec = turns(count=3)
+  metrics = generations.run(spec, tmp_path / 'run')
   assert metrics['accuracy'] == metrics['accuracy_2']
+  assert 0 <= metrics['accuracy_ensemble'] <= 1
+  of = lambda i: tmp_path / f'run/generation_{i}'
+  assert not card(of(0))['parents']
   for i in (1, 2):
-    card = json.loads(
-        (tmp_path / f'run/generation_{i}/card.json').read_text())
-    assert card['parents'][0]['source'].endswith(f'generation_{i - 1}')
-  seeds = {json.loads((tmp_path / f'run/generation_{i}/config.json')
-                      .read_text())['seed'] for i in range(3)}
+    parent, = card(of(i))['parents']
+    assert parent['source'].endswith(f'generation_{i - 1}')
+    assert parent['digest'] == card(of(i - 1))['digest']
+  seeds = {json.loads((of(i) / 'config.json').read_text())['seed']
+           for i in range(3)}
   assert len(seeds) == 3
-  distill.check(c)
+  assert [r.name for r in generations.check(spec)] == ['mlp', 'mlp']
 
 
 def test_label_weight_is_the_best_of_a_grid(tmp_path):
-  """Of kernel regressions on the last generation's features."""
-  c = config()
-  c.generations.update(count=2, label='task', teacher='kd', ridge=0.1)
-  del c.teachers.teacher
-  c.terms.kd = common.term('kd', teacher='previous', temperature=1.0)
-  metrics = distill.run(c, tmp_path / 'run')
+  """Of kernel regressions on the features of the last generation."""
+  spec = turns(count=2, label='task', teacher='kd', ridge=0.1)
+  metrics = generations.run(spec, tmp_path / 'run')
   share = metrics['label_weight_1']
   t = train.load_trained(tmp_path / 'run/generation_0')
-  splits = data.load(c.data)
-  def seen(arrays):
+  splits = data.load(spec.data)
+  def outputs(arrays):
     out = models.apply(t.net, t.params, t.stats, data.normalize(
         arrays.images, t.info.mean, t.info.std), taps=('pool',))
     return (np.asarray(out.features['pool'], np.float64),
             np.asarray(jax.nn.softmax(out.logits), np.float64))
-  (f, fitted), (g, _) = seen(splits.train), seen(splits.validation)
+  (f, fitted), (g, _) = outputs(splits.train), outputs(splits.validation)
   scale, hot = np.mean(np.sum(f * f, -1)), np.eye(10)
   solve = g @ f.T @ np.linalg.inv(f @ f.T + 0.1 * scale * np.eye(len(f)))
   def error(a):
@@ -213,27 +241,30 @@ def test_label_weight_is_the_best_of_a_grid(tmp_path):
   grid = np.linspace(0, 1, 1001)
   best = grid[np.argmin([error(a) for a in grid])]
   assert share == pytest.approx(best, abs=1e-3)
+  terms = json.loads((tmp_path / 'run/generation_1/config.json').read_text()
+                     )['terms']
+  assert terms['task']['weight'] == share
+  assert terms['kd']['weight'] == 1 - share
 
 
-def test_nan_teacher_is_told(plain, tmp_path):
+def test_teacher_with_nan_is_named(plain, tmp_path):
   workdir, _ = plain
-  t = train.load_trained(json.loads(
-      (workdir / 'card.json').read_text())['parents'][0]['source'])
+  t = train.load_trained(card(workdir)['parents'][0]['source'])
   poisoned = t.params | {'head/bias': t.params['head/bias'] * np.nan}
   with checkpoint.Run(tmp_path / 'bad', keep=1) as saver:
     saver.save(4, dict(params=poisoned, stats=t.stats), dict(step=4))
   checkpoint.write_json(tmp_path / 'bad/card.json', t.card() | dict(step=4))
-  c = config()
-  c.teachers.teacher.checkpoint = str(tmp_path / 'bad')
+  spec = change(teachers=dict(teacher=dict(init_from=str(tmp_path / 'bad'))))
   with pytest.raises(core.UserError, match='logits of teacher teacher .*bad'):
-    distill.run(c, tmp_path / 'run')
+    train.run(spec, tmp_path / 'run')
 
 
-def test_cache_of_another_is_refused(plain, tmp_path):
-  splits = data.load(config().data)
-  say = lambda images: dict(logits=np.ones((len(images), 10), np.float32))
+def test_cache_of_another_is_refused(tmp_path):
+  splits = data.load(PLAIN.data)
+  outputs = lambda batch: dict(logits=np.ones((len(batch['images']), 10),
+                                              np.float32))
   write = lambda digest: data.write_cache(
-      tmp_path / 'cache', say, splits.train, batch_size=16,
+      tmp_path / 'cache', outputs, splits.train, batch_size=16,
       key=dict(teacher=digest, data=splits.info.fingerprint))
   write('a')
   write('a')
@@ -241,56 +272,66 @@ def test_cache_of_another_is_refused(plain, tmp_path):
     write('b')
 
 
-@pytest.mark.parametrize('change, says', [
+@pytest.mark.parametrize('changes,message', [
     (dict(cache=dict(views=1), batch=dict(mixup=0.5)), 'mixup'),
     (dict(cache=dict(views=-1)), 'views'),
-    (dict(cka=(('pool', 'poll'),)), "'pool'"),
+    (dict(cache=dict(views=1), teachers=dict(
+        teacher=dict(permute_logits=0.1))), 'permute_logits needs'),
+    (dict(evaluate=dict(cka=(('pool', 'poll'),))), "'pool'"),
     (dict(targets=dict(teacher_aspects='image_aspect')), 'image_aspects'),
     (dict(bilevel=dict(module='m')), 'module'),
-    (dict(generations=dict(count=2, label='tsak', teacher='kd')), "'task'"),
 ], ids=lambda x: x if isinstance(x, str) else '')
-def test_bad_config(change, says, tmp_path):
-  c = config()
-  c.update(change)
-  with pytest.raises(ValueError, match=says):
-    distill.check(c)
-    distill.run(c, tmp_path / 'run')
+def test_refuses(changes, message):
+  with pytest.raises(core.UserError, match=message):
+    train.check(change(**changes))
+
+
+@pytest.mark.parametrize('settings,message', [
+    (dict(count=2, label='tsak', teacher='kd'), "'task'"),
+    (dict(count=2, label='task'), 'set both or neither'),
+    (dict(count=0), 'from 1 on, got 0'),
+    (dict(first=('tsak',)), "'task'"),
+], ids=lambda x: x if isinstance(x, str) else '')
+def test_refuses_generations(settings, message):
+  with pytest.raises(core.UserError, match=message):
+    generations.check(turns(**settings))
 
 
 def test_compare(tmp_path):
-  c = common.compare(config())
-  c.arms.label, c.arms.kd = common.arm('task'), common.arm('task', 'kd')
-  c.arms.wide = common.arm('task', model=dict(name='mlp', kw=dict(width=9)))
-  c.seeds, c.baseline = (0, 1, 2), 'label'
-  c.claims.kd = common.claim('kd', 'label')
-  c.claims.same = common.claim('kd', 'kd', margin=-0.01)
-  c.claims.more = common.claim('wide', 'label', 'parameters')
-  c.claims.differ = common.claim('kd', 'label', above=('kd', 'label'))
-  assert compare.check(c)
-  table = compare.run(c, tmp_path / 'w')['table']
+  spec = compare.Spec(
+      run=PLAIN, seeds=(0, 1, 2), baseline='label',
+      arms=dict(label=compare.Arm(('task',)), kd=compare.Arm(('task', 'kd')),
+                wide=compare.Arm(changes=dict(model=mlp(9)))),
+      claims=dict(kd=compare.Claim('kd', 'label'),
+                  same=compare.Claim('kd', 'kd', margin=-0.01),
+                  more=compare.Claim('wide', 'label', 'parameters'),
+                  differ=compare.Claim('kd', 'label', above=('kd', 'label'))))
+  assert compare.check(spec)
+  table = compare.run(spec, tmp_path / 'w')['table']
   verdict = {line.split('|')[1].strip(): line.split('|')[-2].strip()
              for line in table.splitlines() if line.startswith('|')}
   assert verdict['same'] == verdict['more'] == 'holds'
   assert verdict['differ'] == 'undecided'
-  found = {(a, s): json.loads(
-      (tmp_path / f'w/runs/{a}-{s}/card.json').read_text())['metrics']
-           for a in c.arms for s in c.seeds}
-  gap = np.array([found['kd', s]['accuracy'] - found['label', s]['accuracy']
-                  for s in c.seeds])
+  accuracy = {(a, s): card(tmp_path / f'w/runs/{a}-{s}')['metrics']['accuracy']
+              for a in spec.arms for s in spec.seeds}
+  gap = np.array([accuracy['kd', s] - accuracy['label', s]
+                  for s in spec.seeds])
   line = next(x for x in table.splitlines() if x.startswith('| kd '))
   assert f'{gap.mean():+.4f} +- {gap.std(ddof=1) / 3**0.5:.4f}' in line
   assert table in (tmp_path / 'w/report.md').read_text()
-  c.claims.kd.better = 'kdd'
+  wrong = core.spec.change(spec, dict(claims=dict(kd=dict(better='kdd'))))
   with pytest.raises(core.UserError, match="'kd'"):
-    compare.check(c)
+    compare.check(wrong)
 
 
 def test_arm_keeps_what_its_terms_need():
-  c = common.compare(everybody())
-  c.arms.crd = common.arm('task', 'crd')
-  c.arms.peer = common.arm('task', 'kd', 'peer')
-  assert set(compare.arm_config(c, 'crd', 0).modules) == {'memory'}
-  assert not compare.arm_config(c, 'peer', 0).modules
-  assert 'peer' not in compare.arm_config(c, 'crd', 0).teachers
-  assert 'peer' in compare.arm_config(c, 'peer', 0).teachers
-  assert compare.arm_config(c, 'peer', 5).seed == 5
+  spec = compare.Spec(run=ALL, arms=dict(
+      crd=compare.Arm(('task', 'crd')),
+      peer=compare.Arm(('task', 'kd', 'peer'))))
+  crd, peer = (compare.arm_spec(spec, name, 5) for name in ('crd', 'peer'))
+  assert set(crd.modules) == {'memory'} and not peer.modules
+  assert 'peer' not in crd.teachers and 'peer' in peer.teachers
+  assert not crd.optimizers and set(peer.optimizers) == {'peer'}
+  assert crd.seed == peer.seed == 5
+  assert dataclasses.replace(spec.run, seed=5, terms=crd.terms,
+                             teachers=crd.teachers, optimizers={}) == crd

@@ -61,6 +61,7 @@ class TextRun:
     if spec.bilevel.module and not info.sizes['validation']:
       raise core.UserError('bilevel needs held-out rows: set validation of the '
                            'domains.')
+    _check_tokenizers(spec)
 
   # What `make_session` needs.
 
@@ -95,16 +96,7 @@ class TextRun:
 
   @staticmethod
   def check(spec: specs.Training, session: Session, info: data.Info, teachers):
-    """Refuses teachers from the pool that read other tokens unsaid."""
-    for name, teacher in spec.teachers.items():
-      entry = spec.pool.get(teacher.init_from)
-      if entry is None or entry.checkpoint:
-        continue
-      theirs = pool.training_of(spec, teacher.init_from).data.tokenizer
-      if theirs != (teacher.tokenizer or spec.data.tokenizer):
-        raise core.UserError(
-            f'config.teachers.{name}: {teacher.init_from} of the pool has the '
-            f'tokenizer {theirs!r}; set tokenizer={theirs!r}.')
+    """`refuse` refuses all that there is to refuse."""
 
   # The run.
 
@@ -256,6 +248,19 @@ def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]):
       dict(logits=(spec.data.length, t.info.classes)), spec.cache.dtype,
       image_run.kept(spec, name, t)).shapes()
           for name, t in teachers.items() if spec.cache.views}
+
+
+def _check_tokenizers(spec: specs.Training) -> None:
+  """Refuses teachers of the pool whose tokens differ where none are named."""
+  for name, teacher in spec.teachers.items():
+    entry = spec.pool.get(teacher.init_from)
+    if entry is None or entry.checkpoint:
+      continue
+    theirs = pool.training_of(spec, teacher.init_from).data.tokenizer
+    if theirs != (teacher.tokenizer or spec.data.tokenizer):
+      raise core.UserError(
+          f'config.teachers.{name}: {teacher.init_from} of the pool has the '
+          f'tokenizer {theirs!r}; set tokenizer={theirs!r}.')
 
 
 def check_prompts(spec: specs.Training, rows: data.TextArrays) -> None:
