@@ -57,10 +57,10 @@ def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
   if _pool_names(spec):
     check(spec)  # names and shapes first: pretraining may take long
   splits = pool.load_data(spec.data)
-  get = lambda name: pool.load(spec, name, workdir, run)
+  get = lambda name, step=-1: pool.load(spec, name, workdir, run, step)
   teachers = {name: get(t.init_from) for name, t in spec.teachers.items()
               if t.init_from}
-  start = get(spec.init_from) if spec.init_from else None
+  start = get(spec.init_from, spec.init.step) if spec.init_from else None
   parents = [*teachers.values(), *[start] * bool(start)]
   splits = splits._replace(info=_as_known(spec, splits.info, start))
   kind = (text_run.TextRun if isinstance(spec.data, data.Text)
@@ -120,7 +120,8 @@ def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:
   if key in _CHECKED:
     return _CHECKED[key]
   reports = check_pool(spec, _pool_names(spec))
-  start = pool.load(spec, spec.init_from) if spec.init_from else None
+  start = pool.load(spec, spec.init_from, step=spec.init.step) if (
+      spec.init_from) else None
   _CHECKED[key] = reports + _check(spec, start)
   return _CHECKED[key]
 
