@@ -274,6 +274,9 @@ def check_terms(spec: specs.Training, networks: Mapping[str, Network]) -> None:
     if name not in learning:
       raise core.UserError(core.nearest(
           'network or module that learns (config.optimizers)', name, learning))
+  if spec.train.accumulate < 1:
+    raise core.UserError('train.accumulate must be 1 or more, got '
+                         f'{spec.train.accumulate}.')
   if spec.bilevel.module and spec.train.accumulate > 1:
     raise core.UserError('bilevel needs train.accumulate 1.')
   if spec.train.bits not in (0, *range(2, 17)):

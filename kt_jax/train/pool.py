@@ -49,7 +49,8 @@ def changed(spec, entry: specs.Pretrained, where: str,
   return new
 
 
-def load(spec: specs.Training, name: str, workdir=None, run=None) -> Trained:
+def load(spec: specs.Training, name: str, workdir=None, run=None,
+         step: int = -1) -> Trained:
   """A model: a key of `spec.pool`, trained if need be, or a checkpoint.
 
   Args:
@@ -57,13 +58,14 @@ def load(spec: specs.Training, name: str, workdir=None, run=None) -> Trained:
     name: key or path.
     workdir: of the run; None: shapes alone of what may not be trained yet.
     run: `train.run`.
+    step: of the checkpoint; -1: the one that its card names.
   """
-  entry = spec.pool.get(name)
+  entry, at = spec.pool.get(name), None if step < 0 else step
   if entry is None or entry.checkpoint:
-    return load_trained(entry.checkpoint if entry else name)
+    return load_trained(entry.checkpoint if entry else name, at)
   if workdir is None:
     return abstract(training_of(spec, name), name)
-  return load_trained(path(spec, name, workdir, run))
+  return load_trained(path(spec, name, workdir, run), at)
 
 
 def path(spec: specs.Training, name: str, workdir, run) -> epath.Path:

@@ -112,10 +112,10 @@ def prepare(spec: specs.Training, workdir) -> Prepared:
     check(spec)  # names and shapes first: pretraining may take long
   _kind(spec).refuse(spec, pool.abstract_data(spec.data))
   splits = pool.load_data(spec.data)
-  get = lambda name: pool.load(spec, name, workdir, run)
+  get = lambda name, step=-1: pool.load(spec, name, workdir, run, step)
   teachers = {name: get(t.init_from) for name, t in spec.teachers.items()
               if t.init_from}
-  start = get(spec.init_from) if spec.init_from else None
+  start = get(spec.init_from, spec.init.step) if spec.init_from else None
   splits = splits._replace(info=_as_known(spec, splits.info, start))
   kind = _kind(spec)(spec, splits, teachers)
   session = sessions.make_session(
@@ -140,7 +140,8 @@ def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:
   if repr(spec) in _CHECKED:
     return _CHECKED[repr(spec)]
   reports = check_pool(spec, _pool_names(spec))
-  start = pool.load(spec, spec.init_from) if spec.init_from else None
+  start = pool.load(spec, spec.init_from, step=spec.init.step) if (
+      spec.init_from) else None
   _CHECKED[repr(spec)] = reports + _check(spec, start)
   return _CHECKED[repr(spec)]
 
