@@ -1,13 +1,17 @@
-# Two commands: make quickstart, make test.
+# make quickstart, make test; make lint for what .ci/run checks before it.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-configs clean
+.PHONY: quickstart lint test test-configs clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.run --workdir runs/digits \
 	  --config configs/roth2024fantastic/digits.py:small
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
@@ -20,7 +24,7 @@ $(VENV)/installed: setup.py kt_jax/__init__.py
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	  sys.exit(not (3, 11) <= v <= (3, 13) and "kt_jax needs Python 3.11 to 3.13; this is %d.%d. Set PYTHON=python3.12 or the like." % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
@@ -28,4 +32,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info .ruff_cache

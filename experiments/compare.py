@@ -9,8 +9,8 @@ from experiments.generations import Spec as Generations
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import train
-from kt_jax.core import statistics
 from kt_jax.launch import report
+from kt_jax.launch import results
 from kt_jax.launch import sweep
 
 
@@ -77,9 +77,9 @@ def run(spec, workdir):
   runs = [sweep.Run(name, seed, arm_spec(spec, name, seed),
                     str(workdir / 'runs' / f'{name}-{seed}'))
           for seed in spec.seeds for name in spec.arms]
-  results = sweep.execute(
+  metrics = sweep.execute(
       runs, lambda item: module.run(item.spec, item.workdir), print)
-  return dict(table=write(spec, results, workdir))
+  return dict(table=write(spec, metrics, workdir))
 
 
 def arm_spec(spec, name: str, seed: int) -> train.Training:
@@ -108,61 +108,50 @@ def arm_spec(spec, name: str, seed: int) -> train.Training:
       seed=seed, variant=spec.variant, paper=spec.paper)
 
 
-def claims(spec, results) -> str:
-  """Markdown: each claim, its arms' means, the paired difference, a verdict."""
-  lines = [['claim', 'metric', 'arm', 'mean +- sd', 'against', 'mean +- sd',
-            'difference +- se', 'verdict']]
-  for name, claim in spec.claims.items():
-    other_metric = claim.than_metric or claim.metric
-    for arm, metric in ((claim.better, claim.metric),
-                        (claim.than, other_metric)):
-      known = results[arm, spec.seeds[0]]
-      if metric not in known:
-        raise core.UserError(core.nearest(
-            f'metric (config.claims.{name})', metric, known))
-    values = lambda arm, metric=claim.metric: [
-        results[arm, seed][metric] for seed in spec.seeds]
-    against = claim.than
-    differences = _paired(values(claim.better),
-                          values(claim.than, other_metric))
-    if other_metric != claim.metric:
-      against += f' {other_metric}'
-    if claim.above:
-      other = _paired(*map(values, claim.above))
-      differences = _paired(differences, other)
-      against = f'{claim.than}, above {claim.above[0]} - {claim.above[1]}'
-    estimate = statistics.mean(differences)
-    sign = -1 if claim.lower else 1
-    lines.append([
-        name, claim.metric, claim.better, _spread(values(claim.better)),
-        against, _spread(values(claim.than, other_metric)),
-        f'{estimate.value:+.4f} +- {estimate.se:.4f}'
-        + (f' (margin {claim.margin:+g})' if claim.margin else ''),
-        statistics.verdict(sign * estimate.value - claim.margin,
-                           *estimate[1:])])
-  note = (f'Over seeds {", ".join(map(str, spec.seeds))}, paired. holds: the '
-          'difference is beyond the margin by more than two standard errors; '
-          'fails: the other way.')
-  return report.table(lines, bars=True) + '\n\n' + note
+def write(spec, metrics, workdir) -> str:
+  """Writes results.json, results.csv and report.md; returns the claims' table.
 
-
-def _paired(a, b):
-  return [x - y for x, y in zip(a, b, strict=True)]
-
-
-def _spread(values) -> str:
-  mean, se, n = statistics.mean(values)
-  return f'{mean:.4f} +- {se * math.sqrt(n):.4f}'
-
-
-def write(spec, results, workdir) -> str:
-  """Writes results.csv and report.md; returns the table of claims."""
-  rows, table = report.compare(results, spec.baseline), claims(spec, results)
+  Args:
+    spec: has `seeds`, `baseline` and `claims`.
+    metrics: (arm, seed) -> metric -> value.
+    workdir: of the run.
+  """
+  summary = results.summarize(metrics, spec.claims)
+  rows, table = report.compare(metrics, spec.baseline), claims_table(summary)
+  checkpoint.write_json(workdir / 'results.json', summary)
   checkpoint.write_atomic(
       workdir / 'report.md', table + '\n\n## Every number\n\n'
       + report.markdown(rows, spec.baseline))
   checkpoint.write_atomic(workdir / 'results.csv', report.table_csv(rows))
   return table
+
+
+def claims_table(summary) -> str:
+  """Markdown: each claim, its arms' means, the paired difference, a verdict."""
+  def spread(arm, metric):
+    numbers = summary['arms'].get(arm, {}).get(metric, {})
+    return (f'{numbers.get("mean", math.nan):.4f} +- '
+            f'{numbers.get("sd", math.nan):.4f}')
+  lines = [['claim', 'metric', 'arm', 'mean +- sd', 'against', 'mean +- sd',
+            'difference +- se', 'verdict']]
+  for claim in summary['claims']:
+    metric, than, against = claim['metric'], claim['than'], claim['than']
+    than_metric = claim.get('than_metric', metric)
+    if than_metric != metric:
+      against += f' {than_metric}'
+    if 'above' in claim:
+      against = f'{than}, above {claim["above"][0]} - {claim["above"][1]}'
+    lines.append([
+        claim['name'], metric, claim['better'], spread(claim['better'], metric),
+        against, spread(than, than_metric),
+        f'{claim.get("difference", math.nan):+.4f} +- '
+        f'{claim.get("se", math.nan):.4f}'
+        + (f' (margin {claim["margin"]:+g})' if 'margin' in claim else ''),
+        claim['verdict']])
+  note = (f'Over seeds {", ".join(map(str, summary["seeds"]))}, paired. holds: '
+          'the difference is beyond the margin by more than two standard '
+          'errors; fails: the other way.')
+  return report.table(lines, bars=True) + '\n\n' + note
 
 
 def check_claims(spec):

@@ -20,7 +20,8 @@ SPEC = {'fc1/kernel': (None, 'one'), 'fc1/bias': ('one',),
         'fc3/kernel': ('two', None), 'fc3/bias': (None,)}
 # One network of each kind of block; sizes too small to hide a wrong axis.
 KINDS = {
-    'mlp': {'width': 6}, 'convnet': {}, 'vgg8': {}, 'resnet8': {},
+    'mlp': {'width': 6}, 'residual_mlp': {}, 'convnet': {}, 'vgg8': {},
+    'resnet8': {},
     'resnet18': {'depths': (2, 1)}, 'resnet50': {'depths': (2, 1)},
     'wrn_16_2': {'depth': 16}, 'mobilenet_v2': {}, 'mobilenet_v2_half': {},
     'vit_tiny': {'depth': 2, 'width': 12, 'heads': 4, 'knowledge_tokens': 2},

@@ -1,4 +1,4 @@
-"""What every layer leans on."""
+"""Reductions, names, trees and argument validation."""
 import types
 
 import jax
@@ -71,6 +71,39 @@ def test_nearest():
   assert core.nearest('loss', 'x', map(str, range(99))).endswith(
       ', ... (99 in all).')
   assert issubclass(core.UserError, ValueError)
+
+
+OPTIMIZER = ('clip', 'kw', 'l2', 'learning_rate', 'name')
+CONFIG = ('batch', 'data', 'init_from', 'loop', 'model', 'optimizer')
+
+
+@pytest.mark.parametrize('name,choices,want', [
+    ('lr', OPTIMIZER, 'learning_rate'),  # difflib alone: l2
+    ('LR', OPTIMIZER, 'learning_rate'),
+    ('lr', CONFIG, 'optimizer'),  # the group
+    ('optimizer.lr', [f'optimizer.{k}' for k in OPTIMIZER],
+     'optimizer.learning_rate'),
+    ('wd', OPTIMIZER, 'l2'),
+    ('wd', ['weight_decay', 'l2'], 'weight_decay'),
+    ('weight_decay', OPTIMIZER, 'l2'),
+    ('bs', ['augment', 'size'], 'size'),
+    ('bs', ['batch_size', 'bits'], 'batch_size'),
+    ('epochs', ['keep', 'steps'], 'steps'),
+    ('temp', ['temperature', 'term'], 'temperature'),
+    ('T', ['share', 'temperature'], 'temperature'),
+    ('opt', CONFIG, 'optimizer'),
+    ('dataset', CONFIG, 'data'),
+    ('ckpt', CONFIG, 'init_from'),
+    ('wieght', ['kw', 'warmup', 'weight'], 'weight'),
+    ('lr', ['largest', 'points'], None),  # no synonym among them: difflib
+])
+def test_nearest_knows_the_words_of_the_field(name, choices, want):
+  message = core.nearest('key', name, choices)
+  if want:
+    assert f"No key {name!r}. Did you mean {want!r}?" in message
+  else:
+    assert 'learning_rate' not in message
+  assert message.endswith(f'Have: {", ".join(sorted(choices))}.')
 
 
 def test_masked_sum_and_mean():

@@ -15,10 +15,10 @@ import pytest
 
 from kt_jax import data
 from kt_jax.core import UserError
+from kt_jax.data import _skew as skew
 from kt_jax.data import arrays as arrays_lib
 from kt_jax.data import augment
 from kt_jax.data import cache
-from kt_jax.data import skew
 from kt_jax.data import sources
 from kt_jax.data.load import parse_split
 
@@ -740,13 +740,13 @@ def test_aspects_of_figures():
   assert answers['heavy_left'][0] and not answers['heavy_left'][2]
   assert answers['leans_right'][5] and not answers['leans_right'][2]
   assert answers['flat_strokes'][4] and not answers['flat_strokes'][2]
-  assert answers['ink_in_centre'][2] and not answers['ink_in_centre'][3]
+  assert answers['ink_in_center'][2] and not answers['ink_in_center'][3]
   flat = data.image_aspects(images)[-1]
   assert np.all((flat == 0.5) | (np.char.find(data.ASPECTS, '_loop') >= 0)
                 | (np.array(data.ASPECTS) == 'in_pieces'))
 
 
-def test_aspects_tell_digits_apart_whatever_the_batch():
+def test_aspects_separate_digits_in_any_batch():
   train = data.load({'validation': 0}).train
   found = data.image_aspects(train.images)
   assert found.shape == (1297, len(data.ASPECTS)) and found.dtype == np.float32

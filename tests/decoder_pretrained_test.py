@@ -56,7 +56,7 @@ def test_greedy_tokens_are_those_of_torch():
   want, model = golden('gemma2'), models.from_pretrained(GOLDEN / 'gemma2')
   net, *arrays = models.split(model)
   found = jax.jit(lambda *a: models.generate(
-      models.Member(net, *a), want['tokens'], where=want['mask'], steps=8)
+      models.DecodeModel(net, *a), want['tokens'], where=want['mask'], steps=8)
                  )(*arrays)
   np.testing.assert_array_equal(found.tokens, want['greedy'])
 

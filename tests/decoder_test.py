@@ -12,7 +12,7 @@ import pytest
 
 from kt_jax import core
 from kt_jax import models
-from kt_jax.models import rotary
+from kt_jax.models import _rotary as rotary
 from kt_jax.models.decoder import SHARDING
 
 V, CONTEXT = 31, 24

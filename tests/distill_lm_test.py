@@ -230,7 +230,7 @@ def test_speculative_limits():
   z = jax.random.normal(jax.random.key(1), (2, 400, 7))
   draw = lambda **kw: samplings._speculative(_sampling(**kw))(tuple(z), key)
   token, info = draw(accept=7)
-  np.testing.assert_array_equal(token, models.draw(
+  np.testing.assert_array_equal(token, models.sample_token(
       z[0], jax.random.split(key)[0]))
   assert info['accepted'].all()
   token, info = draw(accept=1, teacher_temperature=0.0)

@@ -18,12 +18,12 @@ P, R = 7, 6
 
 
 def member(kind):
-  return models.Member(*made(kind), {})
+  return models.DecodeModel(*made(kind), {})
 
 
 def small():
   """One block: compiles fast."""
-  return models.Member(*filled(depth=1, width=16, heads=2), {})
+  return models.DecodeModel(*filled(depth=1, width=16, heads=2), {})
 
 
 def logits_of(kind, tokens, where):
@@ -145,16 +145,16 @@ def test_prompts_longer_than_the_context_are_refused():
 def test_likeliest_of_known_logits():
   p = np.array([0.05, 0.4, 0.15, 0.3, 0.1], np.float32)
   kept = lambda **kw: set(np.flatnonzero(np.isfinite(
-      models.keep_likeliest(jnp.log(p), **kw))))
+      models.filter_top_k_top_p(jnp.log(p), **kw))))
   assert kept() == {0, 1, 2, 3, 4}
   assert kept(top_k=2) == {1, 3} and kept(top_k=9) == {0, 1, 2, 3, 4}
   assert kept(top_p=0.4) == {1} and kept(top_p=0.41) == {1, 3}
   assert kept(top_p=0.86) == {1, 2, 3, 4}
   # The share counts within what top_k left: 0.4 of 0.7.
   assert kept(top_k=2, top_p=0.5) == {1} and kept(top_k=2, top_p=0.6) == {1, 3}
-  both = models.keep_likeliest(jnp.log(np.stack([p, p[::-1]])), top_k=1)
+  both = models.filter_top_k_top_p(jnp.log(np.stack([p, p[::-1]])), top_k=1)
   np.testing.assert_array_equal(np.isfinite(both).argmax(1), [1, 3])
-  tie = models.keep_likeliest(jnp.zeros(4), top_k=2)
+  tie = models.filter_top_k_top_p(jnp.zeros(4), top_k=2)
   assert np.isfinite(tie).all()
 
 
@@ -166,12 +166,12 @@ def test_draws_have_the_distribution():
       (dict(temperature=0.5), p ** 2),
       (dict(temperature=2.0, top_k=3), np.where(p > 0.1, p ** 0.5, 0)),
       (dict(top_p=0.65), np.where(p > 0.2, p, 0))):
-    got = np.bincount(jax.jit(functools.partial(models.draw, **kw))(
+    got = np.bincount(jax.jit(functools.partial(models.sample_token, **kw))(
         z, jax.random.key(0)), minlength=5) / len(z)
     want = want / want.sum()
     assert np.abs(got - want).max() < 5 * np.sqrt(0.25 / len(z))
     assert (got[want == 0] == 0).all()
-  assert (models.draw(z[:3], jax.random.key(0), temperature=0) == 1).all()
+  assert (models.sample_token(z[:3], jax.random.key(0), temperature=0) == 1).all()
 
 
 @pytest.mark.parametrize('kw', [dict(temperature=-1), dict(top_k=-1),

@@ -1,7 +1,9 @@
 """kt-merge end to end: against mergekit, and what it writes beside weights."""
 import json
+import os
 import pathlib
 import re
+import sys
 
 from golden.merge import llamas
 import jax
@@ -208,6 +210,25 @@ def test_diff(place, capsys):
   text = capsys.readouterr().out
   assert 'layers.1.' in text and 'layers.0.' not in text
   run('--diff', 'f32/base', 'nowhere', status=2)
+
+
+def test_list_methods(capsys):
+  run('--list-methods')
+  text = capsys.readouterr().out
+  assert '\ndella\n' in text and '\nmodule:function\n' in text
+  with pytest.raises(SystemExit):
+    run('--list-methods', 'recipe.yml')
+  assert '0 paths are needed, 1 were given' in capsys.readouterr().err
+
+
+def test_closed_pipe(capsys, monkeypatch):
+  """`kt-merge ... | head` says nothing of it."""
+  read, write = os.pipe()
+  os.close(read)
+  with os.fdopen(write, 'w') as closed:
+    monkeypatch.setattr(sys, 'stdout', closed)
+    run('--list-methods', status=141)
+  assert capsys.readouterr().err == ''
 
 
 def test_extracted_adapter_comes_back(place, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kt_jax import losses
-from kt_jax.losses.feature import resize
+from kt_jax.losses.feature import _resize
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / 'golden/losses/feature.npz')
 NAMES = [name.removesuffix('/loss') for name in GOLDEN.files
@@ -80,7 +80,7 @@ def test_adaptive_pool_is_torchs():
            if name.startswith('pool/') and name != 'pool/x']
   assert len(sizes) == 36
   pooled = jax.jit(lambda x: {
-      f'pool/{h}/{w}': resize.adaptive_pool(x, int(h), int(w))
+      f'pool/{h}/{w}': _resize.adaptive_pool(x, int(h), int(w))
       for h, w in sizes})(x)
   for name, got in pooled.items():
     np.testing.assert_allclose(got, GOLDEN[name], rtol=1e-5, atol=1e-6,

@@ -10,7 +10,7 @@ import pytest
 from kt_jax import losses
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / 'golden/losses/losses.npz')
-S, I, TEACHERS, Y, SOFT = (jnp.asarray(GOLDEN[name]) for name in (
+S, INIT, TEACHERS, Y, SOFT = (jnp.asarray(GOLDEN[name]) for name in (
     'student_logits', 'initial_logits', 'teacher_logits', 'labels',
     'soft_labels'))
 TEACHER = TEACHERS[0]
@@ -29,7 +29,7 @@ def call(name, s):
     case 'partitioned_kd', count, how, tau:
       supervised = how == 'supervised'
       return losses.partitioned_kd(
-          s, TEACHERS[:int(count)], I, Y if supervised else None,
+          s, TEACHERS[:int(count)], INIT, Y if supervised else None,
           temperature=float(tau), supervised=supervised)
   raise AssertionError(name)
 
@@ -106,34 +106,34 @@ def confidence(z, labels):
 def test_partition(supervised, temperature):
   """Eq. 4: the teacher where it is surer than f_st, f_st everywhere else."""
   labels = Y if supervised else None
-  out = losses.partitioned_kd(S, TEACHER, I, labels, temperature=temperature,
+  out = losses.partitioned_kd(S, TEACHER, INIT, labels, temperature=temperature,
                               supervised=supervised)
   known = np.asarray(Y) if supervised else None
-  teacher = confidence(TEACHER, known) > confidence(I, known)
+  teacher = confidence(TEACHER, known) > confidence(INIT, known)
   assert 0 < teacher.sum() < len(teacher)
   np.testing.assert_array_equal(out, np.where(
       teacher, losses.kd(S, TEACHER, temperature=temperature),
-      losses.kd(S, I, temperature=temperature)))
+      losses.kd(S, INIT, temperature=temperature)))
 
 
 @pytest.mark.parametrize('supervised', [True, False])
 def test_one_stacked_teacher_is_one_teacher(supervised):
   args = dict(labels=Y, supervised=supervised)
   np.testing.assert_array_equal(
-      losses.partitioned_kd(S, TEACHER[None], I, **args),
-      losses.partitioned_kd(S, TEACHER, I, **args))
+      losses.partitioned_kd(S, TEACHER[None], INIT, **args),
+      losses.partitioned_kd(S, TEACHER, INIT, **args))
 
 
 def test_several_teachers():
   """The surest of all; the order of the teachers does not matter."""
-  models = [I, *TEACHERS]
+  models = [INIT, *TEACHERS]
   chosen = np.argmax([confidence(m, np.asarray(Y)) for m in models], axis=0)
   assert len(set(chosen)) > 2
   each = np.stack([losses.kd(S, m, temperature=1.0) for m in models])
   want = each[chosen, np.arange(len(chosen))]
   for teachers in (TEACHERS, TEACHERS[::-1]):
     np.testing.assert_array_equal(
-        losses.partitioned_kd(S, teachers, I, Y), want)
+        losses.partitioned_kd(S, teachers, INIT, Y), want)
 
 
 @pytest.mark.parametrize('supervised', [True, False])
@@ -156,32 +156,32 @@ def test_ties(supervised):
 def test_choice_ignores_the_moving_student():
   """For any student the loss is the divergence to the same fixed targets."""
   targets = jnp.where(
-      (confidence(TEACHER, np.asarray(Y)) > confidence(I, np.asarray(Y)))[
-          :, None], TEACHER, I)
+      (confidence(TEACHER, np.asarray(Y)) > confidence(INIT, np.asarray(Y)))[
+          :, None], TEACHER, INIT)
   for student in (S, -S, 100 * S, TEACHER):
     np.testing.assert_array_equal(
-        losses.partitioned_kd(student, TEACHER, I, Y),
+        losses.partitioned_kd(student, TEACHER, INIT, Y),
         losses.kd(student, targets, temperature=1.0))
 
 
 def test_choice_is_at_temperature_one():
   """At another temperature of the divergence the same models are chosen."""
-  hot = losses.partitioned_kd(S, TEACHER, I, Y, temperature=50.0)
-  teacher = confidence(TEACHER, np.asarray(Y)) > confidence(I, np.asarray(Y))
+  hot = losses.partitioned_kd(S, TEACHER, INIT, Y, temperature=50.0)
+  teacher = confidence(TEACHER, np.asarray(Y)) > confidence(INIT, np.asarray(Y))
   np.testing.assert_array_equal(hot, np.where(
       teacher, losses.kd(S, TEACHER, temperature=50.0),
-      losses.kd(S, I, temperature=50.0)))
+      losses.kd(S, INIT, temperature=50.0)))
 
 
 def test_choice_has_no_gradient():
   """Only the chosen model is pulled at, and only through the divergence."""
   def total(t, i):
     return losses.partitioned_kd(S, t, i, Y).sum()
-  to_teacher, to_initial = jax.grad(total, (0, 1))(TEACHER, I)
-  chosen = confidence(TEACHER, np.asarray(Y)) > confidence(I, np.asarray(Y))
+  to_teacher, to_initial = jax.grad(total, (0, 1))(TEACHER, INIT)
+  chosen = confidence(TEACHER, np.asarray(Y)) > confidence(INIT, np.asarray(Y))
   kd = lambda t: losses.kd(S, t, temperature=1.0).sum()
   for got, model, mine in ((to_teacher, TEACHER, chosen),
-                           (to_initial, I, ~chosen)):
+                           (to_initial, INIT, ~chosen)):
     np.testing.assert_allclose(
         got, np.where(mine[:, None], jax.grad(kd)(model), 0), atol=1e-6)
 
@@ -190,12 +190,12 @@ def test_soft_labels_choose_by_expected_probability():
   y = np.asarray(SOFT, np.float64)
   p = lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True)
   teacher = ((p(np.asarray(TEACHER, np.float64)) * y).sum(-1)
-             > (p(np.asarray(I, np.float64)) * y).sum(-1))
+             > (p(np.asarray(INIT, np.float64)) * y).sum(-1))
   assert 0 < teacher.sum() < len(teacher)
   np.testing.assert_array_equal(
-      losses.partitioned_kd(S, TEACHER, I, SOFT),
+      losses.partitioned_kd(S, TEACHER, INIT, SOFT),
       np.where(teacher, losses.kd(S, TEACHER, temperature=1.0),
-               losses.kd(S, I, temperature=1.0)))
+               losses.kd(S, INIT, temperature=1.0)))
   np.testing.assert_array_equal(
-      losses.partitioned_kd(S, TEACHER, I, jax.nn.one_hot(Y, S.shape[-1])),
-      losses.partitioned_kd(S, TEACHER, I, Y))
+      losses.partitioned_kd(S, TEACHER, INIT, jax.nn.one_hot(Y, S.shape[-1])),
+      losses.partitioned_kd(S, TEACHER, INIT, Y))

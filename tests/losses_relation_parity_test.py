@@ -38,8 +38,9 @@ def call(name, m):
                   temperature=0.3, examples=40, student_normalizer=float(z_s),
                   teacher_normalizer=float(z_t))
     case part, sigma if fn == 'token_graph':
-      weights = dict.fromkeys(('local', 'globally', 'inner'), 0.0) | {part: 1.0}
-      return loss(m['tokens_s'], m['tokens_t'], neighbours=3, temperature=0.1,
+      weights = {f'{name}_weight': float(part.startswith(name))
+                 for name in ('local', 'global', 'inner')}
+      return loss(m['tokens_s'], m['tokens_t'], neighbors=3, temperature=0.1,
                   sigma=float(sigma) or None, **weights)
     case [tau] if fn == 'class_relation':
       return loss(m['novel_s'], m['novel_t'], temperature=float(tau))
@@ -246,18 +247,18 @@ def test_class_relation_without_novelty():
 
 def test_token_graph_parts_add_up():
   s, t = A['tokens_s'], A['tokens_t']
-  part = lambda **w: losses.token_graph(s, t, **(
-      dict.fromkeys(('local', 'globally', 'inner'), 0) | w))
-  whole = losses.token_graph(s, t, local=2.0, globally=0.5, inner=3.0)
-  close(whole, part(local=2.0) + part(globally=0.5) + part(inner=3.0))
+  weights = dict(local_weight=2.0, global_weight=0.5, inner_weight=3.0)
+  close(losses.token_graph(s, t, **weights), sum(
+      losses.token_graph(s, t, **dict.fromkeys(weights, 0.0) | {name: weight})
+      for name, weight in weights.items()))
 
 
 def test_token_graph_draw():
   """All tokens drawn is no draw, in any order; fewer change with the key."""
   s, t = A['tokens_s'], A['tokens_t']
   fn = lambda tokens, seed: losses.token_graph(
-      s, t, key=jax.random.key(seed), tokens=tokens, neighbours=3)
-  close(fn(4, 0), losses.token_graph(s, t, neighbours=3))
+      s, t, key=jax.random.key(seed), tokens=tokens, neighbors=3)
+  close(fn(4, 0), losses.token_graph(s, t, neighbors=3))
   close(fn(2, 0), fn(2, 0))
   assert jnp.abs(fn(2, 0) - fn(2, 1)).max() > 1e-3
 
@@ -265,8 +266,8 @@ def test_token_graph_draw():
 def test_token_graph_embeddings_are_of_the_global_part():
   s, t = A['tokens_s'], A['tokens_t']
   wide = jnp.concatenate([t, t], axis=-1)
-  got = losses.token_graph(s, wide, s, t, inner=0, local=0)
-  close(got, losses.token_graph(s, t, inner=0, local=0))
+  got = losses.token_graph(s, wide, s, t, inner_weight=0, local_weight=0)
+  close(got, losses.token_graph(s, t, inner_weight=0, local_weight=0))
 
 
 def test_squared_distances():

@@ -15,7 +15,7 @@ import pytest
 from kt_jax import core
 from kt_jax import losses
 from kt_jax import modules
-from kt_jax.losses.sequence.threshold import at_least
+from kt_jax.losses.sequence._threshold import at_least
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / 'golden/losses/sequence.npz')
 S, T, OTHER, Y, SAMPLED, WHERE = (jnp.asarray(GOLDEN[name]) for name in (

@@ -23,7 +23,7 @@ def _spec(pool='', **arms):
   """Two experts of residual MLPs on digits, and these arms."""
   training = train.Training(
       data=data.Images('digits', subset=60, validation=20, test_limit=50),
-      model=train.Model('experiments.merge_net:ResidualMlp',
+      model=train.Model('residual_mlp',
                         dict(width=8, depth=2)),
       terms=dict(task=train.LossTerm('cross_entropy')),
       optimizer=train.Optimizer('sgd', 0.05, kw=dict(momentum=0.9)),

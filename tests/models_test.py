@@ -26,6 +26,7 @@ _MIXER = {'depth': 1, 'width': 8, 'patch': 4}
 # Constructor -> sizes that make it tiny, and a shape to try them on.
 TINY = {
     'mlp': ({'width': 4}, DIGITS),
+    'residual_mlp': ({'width': 6, 'depth': 2}, DIGITS),
     'convnet': ({'widths': (4, 6, 8)}, DIGITS),
     'resnet8': (_CIFAR_RESNET, DIGITS), 'resnet14': (_CIFAR_RESNET, MNIST),
     'resnet20': (_CIFAR_RESNET, CIFAR), 'resnet32': (_CIFAR_RESNET, DIGITS),
@@ -51,6 +52,7 @@ TINY = {
 BLOCK = 'stages/1/blocks/0'
 FAMILIES = {
     'mlp': ['blocks/1', 'blocks/1/linear'],
+    'residual_mlp': ['stem', 'blocks/1', 'blocks/1/up', 'norm'],
     'convnet': ['blocks/0', 'blocks/2/norm', 'blocks/2/act'],
     'resnet8': ['stem', 'stem/norm', 'stages/2', f'{BLOCK}/add', f'{BLOCK}/act',
                 f'{BLOCK}/shortcut', f'{BLOCK}/conv1/act'],

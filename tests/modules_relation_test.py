@@ -31,7 +31,7 @@ CASES = {
     'embedding_rkd': ('EmbeddingHead', dict(width=D, normalize=False), VECTORS,
                       'rkd_distance', {}),
     'token_graph': ('TokenGraph', dict(width=D, steps=100), GRAPH,
-                    'token_graph', dict(neighbours=3)),
+                    'token_graph', dict(neighbors=3)),
 }
 each = pytest.mark.parametrize('name', CASES)
 

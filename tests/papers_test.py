@@ -3,8 +3,6 @@ import importlib
 import inspect
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -15,8 +13,10 @@ from kt_jax import modules
 from kt_jax import papers
 from kt_jax import procedures
 from kt_jax import scores
+from kt_jax.launch import results
 
 ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = results.load()
 KEY = re.compile(r'^[a-z]+\d{4}[a-z0-9]+$')
 each = pytest.mark.parametrize('key', papers.PAPERS)
 
@@ -49,6 +49,26 @@ def test_configs_exist(key):
     assert (ROOT / path).is_file(), path
 
 
+@each
+def test_status_has_results(key):
+  """A config that ran has results; where a claim was shown, one holds."""
+  paper = papers.PAPERS[key]
+  measured = [item for path in paper.configs if path in RESULTS
+              for item in RESULTS[path]['results'].items()]
+  if paper.status in ('run', 'shown', 'replicated'):
+    assert measured
+  if paper.status in ('shown', 'replicated'):
+    assert any(claim['verdict'] == 'holds' for _, result in measured
+               for claim in result['claims'])
+  if paper.status == 'replicated':
+    assert 'paper' in dict(measured)
+
+
+def test_results_have_a_row():
+  listed = {path for paper in papers.PAPERS.values() for path in paper.configs}
+  assert set(RESULTS) <= listed
+
+
 def test_identifiers_are_unique():
   found = [paper.arxiv for paper in papers.PAPERS.values() if paper.arxiv]
   assert len(found) == len(set(found))
@@ -59,7 +79,7 @@ def test_config_folders_have_a_row():
   listed = {path for p in papers.PAPERS.values() for path in p.configs}
   for folder in (ROOT / 'configs').iterdir():
     if not folder.is_dir() or folder.name in (
-        'basic', 'bench', '__pycache__'):
+        'basic', 'bench', 'common', '__pycache__'):
       continue
     assert folder.name in papers.PAPERS
     for path in folder.glob('*.py'):
@@ -89,40 +109,3 @@ def test_every_key_in_the_code_has_a_row():
       for key in re.findall(r'\b[a-z]{3,}(?:19|20)\d{2}[a-z][a-z0-9]+\b',
                             path.read_text()):
         assert key in papers.PAPERS, f'{path}: {key}'
-
-
-def test_readme_has_the_table():
-  """`python -m kt_jax.papers --write README.md` brings it up to date."""
-  _, middle, _ = papers.between((ROOT / 'README.md').read_text())
-  assert middle == papers.table()
-
-
-def test_write(tmp_path):
-  readme = tmp_path / 'README.md'
-  readme.write_text(f'# A\n\n{papers.BEGIN}\nold\n{papers.END}\n\nend\n')
-  for _ in range(2):  # writing again changes nothing
-    papers.main(['--write', str(readme)])
-    head, middle, tail = papers.between(readme.read_text())
-    assert (head, middle, tail) == ('# A\n\n', papers.table(), '\n\nend\n')
-
-
-@pytest.mark.parametrize('text', [
-    '# A\n', papers.BEGIN, papers.END + papers.BEGIN,
-    papers.BEGIN + papers.END + papers.END,
-    papers.BEGIN * 2 + papers.END])
-def test_write_wants_the_markers(tmp_path, text, capsys):
-  readme = tmp_path / 'README.md'
-  readme.write_text(text)
-  with pytest.raises(SystemExit):
-    papers.main(['--write', str(readme)])
-  assert 'papers:begin' in capsys.readouterr().err
-  assert readme.read_text() == text
-
-
-def test_command_prints_the_table():
-  out = subprocess.run([sys.executable, '-m', 'kt_jax.papers'], check=True,
-                       capture_output=True, text=True, cwd=ROOT).stdout
-  assert out.strip() == papers.table()
-  rows = [line for line in out.splitlines() if line.startswith('| ')]
-  assert len(rows) == len(papers.PAPERS) + 1
-  assert len({row.count(' | ') for row in rows}) == 1

@@ -1,10 +1,13 @@
 """Recipes of kt-merge: what they mean, what is refused, what is planned."""
+import inspect
 import json
 import pathlib
+import re
 
 import ml_dtypes
 import numpy as np
 import pytest
+import yaml
 
 from kt_jax import checkpoint
 from kt_jax import core
@@ -12,6 +15,7 @@ from kt_jax import merge
 from kt_jax.cli import check
 from kt_jax.cli import inputs
 from kt_jax.cli import layout
+from kt_jax.cli import list_methods
 from kt_jax.cli import methods
 from kt_jax.cli import plan as plan_lib
 from kt_jax.cli import problems
@@ -181,12 +185,96 @@ def test_operators_by_name():
 
 
 def halfway(base, models, weight, *, share: float = 0.5):
+  """Goes a share of the way to the first model."""
   return base * (1 - share) + share * models[0] * weight[0]
 
 
 def wrong(base, models, weight):
   del base, weight
   return models
+
+
+# --list-methods.
+
+
+LISTED = """
+dare_ties
+  inputs:     base_model and any number of models
+  per model:  weight, density=1.0
+  shared:     normalize=false, rescale=l1, lambda=1.0
+  operator:   dare(elect=sum, scale=1.0)
+  no effect:  int8_mask
+
+slerp
+  inputs:     base_model and 1 model
+  shared:     t
+  operator:   slerp(dot_threshold=0.9995, eps=1e-08)
+
+model_stock
+  inputs:     base_model and 2 or more models
+  shared:     filter_wise=false
+  operator:   model_stock(axis=(none), clip=false)
+
+nuslerp
+  inputs:     base_model (optional) and 2 models
+  per model:  weight
+  shared:     nuslerp_row_wise=false, nuslerp_flatten=true
+  operator:   nuslerp(origin=base, axis=(none), eps=1e-08)
+
+passthrough
+  inputs:     1 model
+  per model:  scale=1.0
+
+svd_truncate
+  inputs:     base_model and 1 or more models
+  per model:  weight
+  shared:     rank=0.1
+
+recipe_test:halfway
+  inputs:     base_model and 1 or more models
+  per model:  weight
+  shared:     share=0.5
+"""
+
+
+def test_methods_are_listed():
+  text = list_methods.list_methods()
+  for paragraph in LISTED.strip().split('\n\n'):
+    name = paragraph.partition('\n')[0]
+    first, summary, *rest = list_methods.describe(name).split('\n')
+    assert '\n'.join([first, *rest]) == paragraph
+    assert summary == '  ' + methods.get(name).operator.__doc__.split('\n')[0]
+    assert f'\n{name}\n{summary}\n' in text or ':' in name
+  for name in (*methods.METHODS, 'dare', 'multi_source_svd',
+               'module:function'):
+    assert f'\n{name}\n' in text
+  assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize('name', [*methods.METHODS, 'dare', 'fisher',
+                                  'recipe_test:halfway'])
+def test_listed_defaults_change_nothing(name):
+  """A recipe with all of them written out is the recipe with none."""
+  text = list_methods.describe(name)
+  base = 'base_model: a' if 'base_model' in text else ''
+  others = re.search(r'(\d) (or more )?model', text)
+  count = (int(others[1]) if others else 2) + bool(base)
+  listed = ', '.join(f'{{model: {m}}}' for m in 'abc'[:count])
+  models = {m: source({'w': (4, 4)}, m) for m in 'abc'}
+
+  def job(**parameters):
+    recipe = f'merge_method: {name}\nmodels: [{listed}]\n{base}\nparameters: '
+    return jobs(planned(recipe + json.dumps(parameters), models))['w']
+
+  must = dict(weight=0.3, t=0.2)
+  defaults = {k: yaml.safe_load(v) for k, v in
+              re.findall(r'(\w+)=([\w.-]+)', text)}
+  bare, full = job(**must), job(**must | defaults)
+  assert bare.weight == full.weight and bare.op is full.op
+  signature = {k: p.default for k, p in inspect.signature(
+      bare.op).parameters.items()} if bare.op else {}
+  assert signature | dict(full.settings) == signature | dict(bare.settings)
+  assert defaults or name in ('arcee_fusion', 'nearswap')
 
 
 # Which tensors there are.

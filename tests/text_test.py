@@ -9,9 +9,9 @@ import pytest
 
 from kt_jax import data
 from kt_jax.core import UserError
+from kt_jax.data import _text_layout as text_layout
 from kt_jax.data import sources
-from kt_jax.data import strings
-from kt_jax.data import text_layout
+from kt_jax.data.toy import strings
 
 CHARACTERS = data.tokenizer('characters')
 VERSE = 'To be, or not to be:\nthat is the question.\n' * 30

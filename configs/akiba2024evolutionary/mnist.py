@@ -30,7 +30,7 @@ VARIANTS = {'small': '4 min, 2 cores', 'tiny': 'seconds'}
 
 def get_config(variant: str = 'small'):
   c = mnist.merge_rotated('akiba2024evolutionary', (0, 60, 120))
-  c.pretrain.model = dict(name='experiments.merge_net:ResidualMlp',
+  c.pretrain.model = dict(name='residual_mlp',
                           kw=dict(width=64, depth=4))
   c.finetune.trainable = '^blocks/'
   grid = tuple(round(0.1 * n, 1) for n in range(1, 13))

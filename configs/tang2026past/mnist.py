@@ -36,7 +36,7 @@ def get_config(variant: str = 'small'):
   c = mnist.merge_mnist('tang2026past')
   c.pretrain.data.update(train='train[10000:20000]', classes=(0, 1, 2, 3))
   source, target = (4, 5, 6), (7, 8, 9)
-  noisy = dict(name='experiments.merge_data:overlaid')
+  noisy = dict(name='kt_jax.data:overlaid')
   light = dict(loop=dict(steps=100))
   plain = lambda classes, **kw: common.task(data=dict(classes=classes), **light,
                                             **kw)

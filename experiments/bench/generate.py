@@ -52,7 +52,7 @@ def measure(config, workloads):
 def functions(net, stats, work):
   """Arm -> function of parameters and prompts."""
   def generate(params, prompts):
-    return models.generate(models.Member(net, params, stats), prompts,
+    return models.generate(models.DecodeModel(net, params, stats), prompts,
                            steps=work.new).tokens
 
   def products(params, prompts):

@@ -1,4 +1,5 @@
 """Runs on disk: work directories, Orbax checkpoints, cards, safetensors."""
+from kt_jax.checkpoint import _requirements as _requirements
 from kt_jax.checkpoint.safetensors import open_safetensors as open_safetensors
 from kt_jax.checkpoint.tensors import ArrayTensor as ArrayTensor
 from kt_jax.checkpoint.tensors import open_tensors as open_tensors

@@ -15,7 +15,14 @@ def main() -> int:
   os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                              ' --xla_cpu_multi_thread_eigen=false').strip()
   keep_pages()
-  # pylint: disable-next=import-outside-toplevel
+  # pylint: disable=import-outside-toplevel
+  from kt_jax.core import _extras
+  try:
+    _extras.require('merge', 'kt-merge', 'etils', 'ml_dtypes', 'orbax',
+                    'safetensors', 'tqdm', 'xxhash', 'yaml')
+  except ImportError as e:
+    print(e, file=sys.stderr)
+    return 2
   from kt_jax.cli import main as command
   return command.main()
 

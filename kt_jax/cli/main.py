@@ -1,5 +1,7 @@
 """The command line of `kt-merge`."""
 import argparse
+import contextlib
+import os
 import pathlib
 import sys
 
@@ -9,6 +11,7 @@ import tqdm
 from kt_jax import core
 from kt_jax.cli import check
 from kt_jax.cli import diff
+from kt_jax.cli import list_methods
 from kt_jax.cli import problems
 from kt_jax.cli import run
 from kt_jax.cli import sources
@@ -19,8 +22,9 @@ _USAGE = """\
   kt-merge --check recipe.yml
   kt-merge --diff A B
   kt-merge --extract-lora BASE TUNED OUT
+  kt-merge --list-methods
 """
-_WANTED = dict(merge=2, check=1, diff=2, extract_lora=3)  # paths of each
+_PATHS = dict(merge=2, check=1, diff=2, extract_lora=3, list_methods=0)
 
 
 def main(argv=None) -> int:
@@ -28,9 +32,15 @@ def main(argv=None) -> int:
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   args = _parse(argv)
   try:
-    return _ACTIONS[args.action](args)
+    status = _ACTIONS[args.action](args)
+    sys.stdout.flush()
+    return status
   except core.UserError as e:
     return _fail(e)
+  except BrokenPipeError:  # `| head` has seen enough
+    with contextlib.suppress(OSError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except OSError as e:
     return _fail(f'{e.filename or "disk"}: {e.strerror or e}.')
   except MemoryError as e:
@@ -53,7 +63,8 @@ def _parse(argv):
       ('check', 'say what a recipe would do, from headers alone'),
       ('diff', 'compare two checkpoints leaf by leaf; exit status 1 if they '
        'differ'),
-      ('extract-lora', 'write what TUNED changed in BASE as a LoRA adapter')):
+      ('extract-lora', 'write what TUNED changed in BASE as a LoRA adapter'),
+      ('list-methods', 'merge methods, their inputs, parameters and defaults')):
     parser.add_argument(f'--{action}', action='store_const', dest='action',
                         const=action.replace('-', '_'), help=text)
   parser.add_argument('paths', nargs='*', help=argparse.SUPPRESS)
@@ -81,8 +92,8 @@ def _parse(argv):
   lora.add_argument('--save-rest', action='store_true',
                     help='keep other leaves that changed, in full')
   args = parser.parse_args(argv)
-  if len(args.paths) != _WANTED[args.action]:
-    parser.error(f'{_WANTED[args.action]} paths are needed, '
+  if len(args.paths) != _PATHS[args.action]:
+    parser.error(f'{_PATHS[args.action]} paths are needed, '
                  f'{len(args.paths)} were given.')
   if args.threads < 1 or args.shard_gb <= 0:
     parser.error('--threads and --shard-gb must be positive.')
@@ -141,6 +152,12 @@ def _extract(args) -> int:
   return 0
 
 
+def _list_methods(args) -> int:
+  del args
+  print(list_methods.list_methods())
+  return 0
+
+
 class _names(tqdm.tqdm):  # pylint: disable=invalid-name
   """A bar that counts the names it is called with."""
 
@@ -151,4 +168,5 @@ class _names(tqdm.tqdm):  # pylint: disable=invalid-name
     self.update()
 
 
-_ACTIONS = dict(merge=_merge, check=_check, diff=_diff, extract_lora=_extract)
+_ACTIONS = dict(merge=_merge, check=_check, diff=_diff, extract_lora=_extract,
+                list_methods=_list_methods)

@@ -178,12 +178,13 @@ def get(name: str) -> Method:
     known = {p.name for p in method.parameters}
     return method._replace(extra=tuple(
         p for p in _settings(method.operator) if p.name not in known))
-  if ':' not in name and not _is_operator(name):
+  if ':' not in name and not is_operator(name):
     raise core.UserError(core.nearest('merge_method', name, METHODS))
   return _own(name)
 
 
-def _is_operator(name: str) -> bool:
+def is_operator(name: str) -> bool:
+  """Whether kt_jax.merge has an operator of this name."""
   op = getattr(merge, name, None)
   return inspect.isfunction(op) and list(
       inspect.signature(op).parameters)[:3] == list(_ARRAYS)

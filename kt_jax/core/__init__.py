@@ -1,4 +1,4 @@
-"""What every layer may import: reductions, names, trees."""
+"""Shared by all packages: reductions, names, specs, trees, validation."""
 from kt_jax.core import spec as spec
 from kt_jax.core.bind import bind as bind
 from kt_jax.core.check import check_fraction as check_fraction

@@ -1,4 +1,4 @@
-"""Checks at the door of a function."""
+"""Argument validation."""
 import jax
 import numpy as np
 
@@ -22,7 +22,7 @@ def check_logits(fn: str, **logits) -> None:
     if value.shape != reference.shape:
       raise ValueError(
           f'{fn}: {name} has shape {value.shape}, {first} {reference.shape}; '
-          'they must agree (the last axis counts the classes).')
+          'they must agree (the last axis is the classes).')
 
 
 def check_positive(fn: str, **settings) -> None:

@@ -1,13 +1,13 @@
-"""Gradients that are not those of the value."""
+"""Gradient reversal."""
 import jax
 from jax import numpy as jnp
 
 
 @jax.custom_vjp
 def reverse_gradient(x: jax.Array, scale: jax.Array | float) -> jax.Array:
-  """`x`, whose gradient comes back times `-scale`.
+  """`x`, with its gradient multiplied by `-scale`.
 
-  What made `x` then climbs the loss that the rest of the network descends.
+  The layers below then ascend the loss that the layers above descend.
 
   Args:
     x: any shape.

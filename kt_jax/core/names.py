@@ -1,4 +1,4 @@
-"""Names: look-up with the nearest valid one in the error."""
+"""Look-up of names, with the nearest valid one in the error."""
 from collections.abc import Iterable
 import difflib
 import importlib
@@ -6,20 +6,49 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+# Words of the field -> names of this library, in the order of preference; the
+# last may be the group that has the key. difflib finds what is only misspelled.
+_SYNONYMS = {
+    'arch': ('model',),
+    'batch_size': ('size', 'batch'),
+    'bs': ('batch_size', 'size', 'batch'),
+    'ckpt': ('checkpoint', 'init_from'),
+    'dataset': ('data',),
+    'epochs': ('steps', 'loop'),
+    'iterations': ('steps', 'loop'),
+    'lr': ('learning_rate', 'optimizer'),
+    'opt': ('optimizer',),
+    'pretrained': ('init_from',),
+    't': ('temperature',),
+    'tau': ('temperature',),
+    'temp': ('temperature',),
+    'wd': ('weight_decay', 'l2', 'optimizer'),
+    'weight_decay': ('l2', 'optimizer'),
+}
+
 
 class UserError(ValueError):
-  """Bad input, answered by one clear line; the launcher prints no traceback."""
+  """Invalid input; the launcher prints its message without a traceback."""
 
 
 def nearest(what: str, name: str, choices: Iterable[str]) -> str:
-  """`No loss 'kdd'. Did you mean 'kd'? Have: ...` (one line)."""
+  """`No loss 'kdd'. Did you mean 'kd'? Have: ...` (one line).
+
+  Args:
+    what: the word for it ('loss', 'setting of kd').
+    name: the unknown name; of a dotted one the last part may be a synonym.
+    choices: the names that are allowed.
+  """
   choices = sorted(map(str, choices))
   close = difflib.get_close_matches(str(name), choices, n=10, cutoff=0.4)
+  group, dot, word = str(name).rpartition('.')
+  synonyms = [group + dot + other for other in _SYNONYMS.get(word.lower(), ())]
+  close = list(dict.fromkeys([s for s in synonyms if s in choices] + close))
   hint = f' Did you mean {close[0]!r}?' if close else ''
-  have = ', '.join(choices)
+  shown = ', '.join(choices)
   if len(choices) > 40:
-    have = ', '.join(close or choices[:10]) + f', ... ({len(choices)} in all)'
-  return f'No {what} {name!r}.{hint} Have: {have or "none"}.'
+    shown = ', '.join(close or choices[:10]) + f', ... ({len(choices)} in all)'
+  return f'No {what} {name!r}.{hint} Have: {shown or "none"}.'
 
 
 def resolve(namespace: ModuleType, name: str, what: str,
@@ -27,7 +56,7 @@ def resolve(namespace: ModuleType, name: str, what: str,
   """The public function `name` of `namespace`, or the user's `module:function`.
 
   Args:
-    namespace: a package of kt_jax; what it exports is the registry.
+    namespace: a package of kt_jax; its exports are the registry.
     name: a public name there, or `package.module:function`.
     what: the word for it in errors ('loss', 'model').
     takes: only functions with a positional parameter of this name are meant.
@@ -36,7 +65,7 @@ def resolve(namespace: ModuleType, name: str, what: str,
     The function.
 
   Raises:
-    UserError: there is no such name; the message has the nearest one.
+    UserError: no such name; the message has the nearest one.
   """
   if ':' in name:
     module, _, attribute = name.partition(':')

@@ -1,4 +1,4 @@
-"""Geometry of the rows of a matrix, with finite gradients where rows meet."""
+"""Geometry of the rows of a matrix, with finite gradients at equal rows."""
 import jax
 from jax import numpy as jnp
 
@@ -9,7 +9,7 @@ def dot(x: jax.Array, y: jax.Array) -> jax.Array:
                     precision=jax.lax.Precision.HIGHEST)
 
 
-def unit(x: jax.Array, axis: int = -1) -> jax.Array:
+def unit(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
   """`x` at length 1 along `axis`; a zero vector stays 0 and has gradient 0."""
   # Dividing by the largest entry first keeps the squares in range.
   scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True))
@@ -29,10 +29,10 @@ def root(square: jax.Array) -> jax.Array:
 def squared_distances(x: jax.Array) -> jax.Array:
   """`[B, D]` -> `[B, B]` squared distances between rows.
 
-  Differences come before squares: the identity with inner products would lose
-  the distances of rows that are close. Compilers fuse the sum, and the
-  derivative holds `[B, B]` only. Rows that agree to rounding are at distance 0:
-  a compiler that contracts what made x leaves x - x at an ulp.
+  Differences are squared, as the identity with inner products would lose the
+  distances of rows that are close. Compilers fuse the sum, and the derivative
+  holds `[B, B]` only. Rows that agree to rounding are at distance 0: where a
+  compiler contracts the operations before, x - x is an ulp.
   """
   square = jnp.sum(jnp.square(x[:, None] - x[None]), axis=-1)
   size = jnp.sum(jnp.square(x), axis=-1)
@@ -43,7 +43,7 @@ def squared_distances(x: jax.Array) -> jax.Array:
 @squared_distances.defjvp
 def _squared_distances_jvp(primals, tangents):
   (x,), (dx,) = primals, tangents
-  centred = x - jnp.mean(x, axis=0)
-  cross = dot(centred, dx)
-  own = jnp.sum(centred * dx, axis=-1)
-  return squared_distances(x), 2 * (own[:, None] + own - cross - cross.T)
+  centered = x - jnp.mean(x, axis=0)
+  cross = dot(centered, dx)
+  same = jnp.sum(centered * dx, axis=-1)
+  return squared_distances(x), 2 * (same[:, None] + same - cross - cross.T)

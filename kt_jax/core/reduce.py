@@ -9,10 +9,10 @@ def to_float(x: jax.Array) -> jax.Array:
 
 
 def masked_sum(x: jax.Array, where=None) -> tuple[jax.Array, jax.Array]:
-  """Sum of `x` over what `where` keeps, and how many entries that is.
+  """Sum of `x` over the entries in `where`, and their number.
 
-  What is not kept may be NaN: it is left out, not multiplied by zero. Sums and
-  counts add up over micro-batches and devices, means do not.
+  The other entries may be NaN: they are left out, not multiplied by zero. Sums
+  and counts add up over micro-batches and devices, means do not.
   """
   if where is None:
     return jnp.sum(x), jnp.asarray(x.size, x.dtype)
@@ -21,6 +21,6 @@ def masked_sum(x: jax.Array, where=None) -> tuple[jax.Array, jax.Array]:
 
 
 def masked_mean(x: jax.Array, where=None) -> jax.Array:
-  """Mean of `x` over the entries that `where` keeps; 0 if it keeps none."""
+  """Mean of `x` over the entries in `where`; 0 if there are none."""
   total, count = masked_sum(x, where)
   return total / jnp.maximum(count, 1)

@@ -1,4 +1,4 @@
-"""Names for the leaves of a pytree, and randomness that hangs on them."""
+"""Paths of the leaves of a pytree, and random keys derived from them."""
 from typing import Any
 import zlib
 
@@ -17,5 +17,5 @@ def flatten(tree) -> dict[str, Any]:
 
 
 def fold_path(key: jax.Array, path: str) -> jax.Array:
-  """A key for the leaf at `path` that no order, device or process changes."""
+  """A key for the leaf at `path`, the same in any order, device or process."""
   return jax.random.fold_in(key, zlib.crc32(path.encode()))

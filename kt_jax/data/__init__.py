@@ -19,7 +19,7 @@
 | work on the global batch in the step | `normalize`, `mixup`, `cutmix` |
 | lay text, pairs, tasks out in rows of tokens | `load_text` of a `Text` spec |
 | know its shapes | `abstract_text` |
-| a task of strings | a domain with source `task:NAME`; `data/strings.py` |
+| a task of strings | a domain with source `task:NAME`; `data/toy` |
 | draw rows of domains by shares that change | `mixed_stream` |
 | text to ids and back | `tokenizer` |
 | compare the tokens of two models | `align_vocabularies`, `align_positions` |
@@ -30,13 +30,10 @@ from kt_jax.data.arrays import Info as Info
 from kt_jax.data.arrays import Source as Source
 from kt_jax.data.arrays import Splits as Splits
 from kt_jax.data.arrays import stratified as stratified
-from kt_jax.data.aspects import ASPECTS as ASPECTS
-from kt_jax.data.aspects import class_aspects as class_aspects
-from kt_jax.data.aspects import image_aspects as image_aspects
-from kt_jax.data.aspects import shuffled_aspects as shuffled_aspects
 from kt_jax.data.augment import parse as parse_augment
 from kt_jax.data.cache import cache_dir as cache_dir
 from kt_jax.data.cache import lock as lock
+from kt_jax.data.derived import overlaid as overlaid
 from kt_jax.data.load import abstract as abstract
 from kt_jax.data.load import load as load
 from kt_jax.data.load_text import abstract_text as abstract_text
@@ -64,6 +61,10 @@ from kt_jax.data.token_alignment import align_positions as align_positions
 from kt_jax.data.token_alignment import align_vocabularies as align_vocabularies
 from kt_jax.data.tokenizer import Tokenizer as Tokenizer
 from kt_jax.data.tokenizer import tokenizer as tokenizer
+from kt_jax.data.toy import ASPECTS as ASPECTS
+from kt_jax.data.toy import class_aspects as class_aspects
+from kt_jax.data.toy import image_aspects as image_aspects
+from kt_jax.data.toy import shuffled_aspects as shuffled_aspects
 from kt_jax.data.union import union as union
 from kt_jax.data.views import augmented as augmented
 from kt_jax.data.views import views as views

@@ -16,16 +16,16 @@ from kt_jax.core import spec
 from kt_jax.core import UserError
 from kt_jax.data import derived
 from kt_jax.data import sources
+from kt_jax.data._skew import imbalanced
+from kt_jax.data._skew import long_tailed
+from kt_jax.data._skew import mislabelled
+from kt_jax.data._skew import shared
 from kt_jax.data.arrays import Arrays
 from kt_jax.data.arrays import Info
 from kt_jax.data.arrays import Piece
 from kt_jax.data.arrays import Source
 from kt_jax.data.arrays import Splits
 from kt_jax.data.arrays import stratified
-from kt_jax.data.skew import imbalanced
-from kt_jax.data.skew import long_tailed
-from kt_jax.data.skew import mislabelled
-from kt_jax.data.skew import shared
 from kt_jax.data.specs import Images
 
 _PART = re.compile(r'([\w.-]+)(?:\[([^:\]]*):([^:\]]*)\])?')

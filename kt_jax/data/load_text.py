@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from kt_jax.core import UserError
-from kt_jax.data import text_sources
+from kt_jax.data import _text_sources as text_sources
+from kt_jax.data._encode import document
+from kt_jax.data._encode import Encoder
 from kt_jax.data.arrays import Info
 from kt_jax.data.arrays import permutation
 from kt_jax.data.arrays import Splits
-from kt_jax.data.encode import document
-from kt_jax.data.encode import Encoder
 from kt_jax.data.specs import SPLITS
 from kt_jax.data.specs import Text
 from kt_jax.data.text_arrays import TextArrays

@@ -56,8 +56,8 @@ def tokenizer(name: str) -> Tokenizer:
     UserError: no such tokenizer or folder, a damaged file, no library.
   """
   # Both modules need the type above.
-  from kt_jax.data import embedded
-  from kt_jax.data.tokenizer_json import tokenizer_json
+  from kt_jax.data import _embedded as embedded
+  from kt_jax.data._tokenizer_json import tokenizer_json
   if not isinstance(name, str) or not name:
     raise UserError("tokenizer must be 'characters', 'bytes' or a folder with "
                     f'tokenizer.json, got {name!r}.')

@@ -2,7 +2,7 @@
 
 The arrays have the same names everywhere:
 
-| parameter            | shape                    | what                       |
+| parameter            | shape                    | meaning                    |
 |----------------------|--------------------------|----------------------------|
 | `base_logits`        | `[..., V]`               | of the model that is moved |
 | `expert_logits`      | `[..., V]` `[T, ..., V]` | of one or T tuned models   |
@@ -12,8 +12,8 @@ The arrays have the same names everywhere:
 
 Everything else is a setting and keyword-only. Axis letters: V words of the one
 vocabulary that all models share, T models; `...` are free (rows, positions).
-What comes back are log-probabilities `[..., V]`, which are logits: a sampler's
-temperature and nucleus apply to them, once, and not to what goes in.
+The result is log-probabilities `[..., V]`, which are logits: a sampler's
+temperature and nucleus apply to the result, once, and not to the inputs.
 """
 from kt_jax.fuse.dynamic_logit_fusion import (
     dynamic_logit_fusion as dynamic_logit_fusion,

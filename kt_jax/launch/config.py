@@ -160,11 +160,17 @@ def _import(file: pathlib.Path):
 
 
 def _failed(file, e: Exception) -> ValueError:
+  """What a config file raised, as one line with its place in the file."""
   from kt_jax import core
-  line, tb = getattr(e, 'lineno', None), e.__traceback__
+  line, tb, node = getattr(e, 'lineno', None), e.__traceback__, None
   while tb and not isinstance(e, SyntaxError):
     if tb.tb_frame.f_code.co_filename == str(file):
       line = tb.tb_lineno
+    node = tb.tb_frame.f_locals.get('self', node)
     tb = tb.tb_next
-  where = f'{file}:{line}' if line else str(file)
-  return core.UserError(f'{where}: {type(e).__name__}: {e}')
+  message = f'{type(e).__name__}: {e}'
+  key = re.search(r'Key "(.*?)" does not exist and cannot be added', str(e))
+  if key and isinstance(node, config_dict.ConfigDict):
+    message = core.nearest('config key', key[1], node.keys())
+  return core.UserError(f'{file}:{line}: {message}' if line
+                        else f'{file}: {message}')

@@ -1,27 +1,30 @@
-"""The one command: runs the experiment of a config file.
+r"""The command `kt-run`: runs the experiment of a config file.
 
-  python -m experiments.run --config configs/<paper>/<run>.py:<variant> \
-      --workdir DIR [--config.KEY=VALUE ...]
+  kt-run --config configs/<paper>/<run>.py:<variant> --workdir DIR \
+      [--config.KEY=VALUE ...]
 
-What a config file has: `get_config(variant='small')`, a ConfigDict built from
-`configs/common.py`, which raises `common.unknown_variant` for others; and
+A config file has `get_config(variant='small')`, which returns a ConfigDict
+built from `configs.common`, or a spec, and raises `common.unknown_variant` for
+other variants; and
 
   VARIANTS = {'small': '8 min, 2 cores', 'tiny': 'seconds'}  # variant -> cost
 
 which `--list` shows. It imports `configs.common` and nothing heavy.
 
-What `config.experiment` names: a module of `experiments/` with `run(config,
-workdir) -> {metric: number}`, which resumes, or returns at once what a finished
-run found, and `check(config) -> [train.Report]`, which computes nothing. A
-`table` in the metrics is printed as it is. Or `module:function`, your own
-`run`; its `check`, if there is one, is an attribute of the function or stands
-beside it. The workdir's `config.json` is the config as it was given.
+`config.experiment` names a module of `experiments/` with `Spec`, a dataclass of
+what it can be told, `run(spec, workdir) -> {metric: number}`, which resumes, or
+returns at once what a finished run measured, and `check(spec) ->
+[train.Report]`, which computes nothing. A `table` in the metrics is printed as
+it is. Or `module:function`, your own `run`; its `check` and `Spec`, if there
+are such, are attributes of the function or stand beside it. The workdir's
+`config.json` is the spec.
 """
 import argparse
 import contextlib
 import os
 import pathlib
 import sys
+import time
 
 from kt_jax.launch import config as configs
 from kt_jax.launch import process
@@ -86,6 +89,10 @@ def _main(argv) -> int:
     if item.arm not in experiments and experiment.check:
       reports += [(item.arm, r) for r in experiment.check(item.spec) or ()]
     experiments[item.arm] = experiment
+  if args.record and (swept or args.check):
+    raise _user_error('--record is for a single run of a config as it is.')
+  resumed = '://' in args.workdir or (
+      pathlib.Path(_resolved(args.workdir)) / 'config.json').exists()
   if args.check:
     print(report.sizes(reports))
     return 0
@@ -108,7 +115,19 @@ def _main(argv) -> int:
     say('\n' + report.markdown(rows, args.baseline))
     sweep.write(args.workdir, rows, args.baseline)
   else:
+    begun = time.monotonic()
     execute(runs[0])
+    if args.record and jax.process_index() == 0:
+      from kt_jax.launch import results
+      cost = None if resumed else dict(
+          seconds=round(time.monotonic() - begun),
+          devices=f'{jax.device_count()} x {jax.devices()[0].device_kind}')
+      try:
+        path = results.record(args.config, args.workdir, cost=cost,
+                              changed=[key for key, _ in overrides])
+      except ValueError as e:
+        raise _user_error(str(e)) from e
+      say(f'recorded {path}')
   say(f'workdir  {_resolved(args.workdir)}')
   if failures:
     raise _user_error(f'{len(failures)} of {len(runs)} runs failed: '
@@ -143,6 +162,8 @@ def _parse(argv):
   add('--list', action='store_true', help='every config, what it costs')
   add('--check', action='store_true',
       help='resolve everything, say what it takes, run nothing')
+  add('--record', action='store_true',
+      help='write what the config showed into the JSON file beside it')
   add('--debug', action='store_true', help='traceback with every error')
   add('--version', action='version', version=_version())
   sweep = parser.add_argument_group('sweep').add_argument

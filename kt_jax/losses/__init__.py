@@ -1,11 +1,11 @@
 """Losses: arrays in, one value per example out.
 
-The namespace is the registry: a config names a loss by the name it has here,
-and its arrays by the names of its positional parameters. These are fixed:
+The namespace is the registry: a config names a loss by its name here, and its
+arrays by the names of its positional parameters. These are fixed:
 
-| parameter             | shape                    | what                      |
+| parameter             | shape                    | meaning                   |
 |-----------------------|--------------------------|---------------------------|
-| `student_logits`      | `[..., K]`               | of the model that learns  |
+| `student_logits`      | `[..., K]`               | of the trained network    |
 | `teacher_logits`      | `[..., K]` `[T, ..., K]` | of one or T teachers      |
 | `initial_logits`      | `[..., K]`               | before the transfer       |
 | `student_weak_logits` | `[B, K]`                 | of an early head          |
@@ -20,22 +20,22 @@ and its arrays by the names of its positional parameters. These are fixed:
 | `teacher_negatives`   | `[B, N, D]`              | the same of the teacher   |
 | `student_head`        | `[D, K]`                 | kernel of the classifier  |
 | `teacher_head`        | `[D, K]`                 | the same of the teacher   |
-| `targets`             | `[B, ...]`               | what outputs should be    |
+| `targets`             | `[B, ...]`               | ground truth of outputs   |
 | `variance`            | `[C]`                    | of each channel           |
 | `margin`              | `[C]`                    | of each channel           |
-| `where`               | `[...]`                  | bool, which rows count    |
+| `where`               | `[...]`                  | bool, the rows that count |
 | `index`               | `[B]`                    | place in the training set |
-| `key`                 | `[]`                     | of random numbers         |
+| `key`                 | `[]`                     | random key                |
 | `sample_log_probs`    | `[..., S]`               | of the tokens sampled     |
 
 Everything else is a setting and keyword-only. Axis letters: K classes, T
-teachers; `...` of logits are free (examples, tokens, seeds) and come back as
-they were. B examples: features are maps `[B, H, W, C]`, tokens `[B, N, C]` or
-vectors `[B, C]`; a loss over layers takes them, and what goes with each, as one
-array or as a list. On text S positions, V classes: position i's logits are of
-token i + 1, `labels` and `where` are moved by one already.
+teachers; `...` of logits are free (examples, tokens, seeds) and are the axes of
+the result. B examples: features are maps `[B, H, W, C]`, tokens `[B, N, C]` or
+vectors `[B, C]`; a loss over layers takes them, and the arrays that belong to
+them, as one array or as a list. On text S positions, V classes: position i's
+logits are of token i + 1, `labels` and `where` are shifted by one already.
 
-`linear_head` is no loss but what runs one on hidden states and head matrices.
+`linear_head` is not a loss: it applies one to hidden states and head matrices.
 """
 from kt_jax.losses.feature.activation_boundary import (
     activation_boundary as activation_boundary,

@@ -12,13 +12,14 @@ from kt_jax.models.decoder import Cache as Cache
 from kt_jax.models.decoder import Decoder as Decoder
 from kt_jax.models.decoder import decoder as decoder
 from kt_jax.models.decoder_settings import decoder_settings as decoder_settings
-from kt_jax.models.generate import Choose as Choose
-from kt_jax.models.generate import draw as draw
+from kt_jax.models.generate import DecodeModel as DecodeModel
+from kt_jax.models.generate import filter_top_k_top_p as filter_top_k_top_p
 from kt_jax.models.generate import generate as generate
 from kt_jax.models.generate import Generated as Generated
-from kt_jax.models.generate import keep_likeliest as keep_likeliest
-from kt_jax.models.generate import Member as Member
+from kt_jax.models.generate import sample_token as sample_token
+from kt_jax.models.generate import SampleFn as SampleFn
 from kt_jax.models.generate import sampler as sampler
+from kt_jax.models.intercept import intercept as intercept
 from kt_jax.models.linear_inputs import linear_inputs as linear_inputs
 from kt_jax.models.mixer import mixer_base as mixer_base
 from kt_jax.models.mixer import mixer_small as mixer_small
@@ -43,6 +44,7 @@ from kt_jax.models.pretrained import Pretrained as Pretrained
 from kt_jax.models.reestimate_statistics import (
   reestimate_statistics as reestimate_statistics,
 )
+from kt_jax.models.residual_mlp import residual_mlp as residual_mlp
 from kt_jax.models.resnet import resnet18 as resnet18
 from kt_jax.models.resnet import resnet34 as resnet34
 from kt_jax.models.resnet import resnet50 as resnet50
@@ -73,7 +75,7 @@ from kt_jax.models.wrn import wrn_40_2 as wrn_40_2
 
 
 def builder(name, *, classes, input_shape, seed=0, **kw):
-  """`build()` for `init` and `abstract`: the model `name`, seeded.
+  """`build()` for `init` and `abstract`: makes the model `name`.
 
   Args:
     name: a constructor of this package, or `module:function` of the same form:
@@ -81,7 +83,7 @@ def builder(name, *, classes, input_shape, seed=0, **kw):
     classes: number of logits.
     input_shape: `(H, W, C)`.
     seed: of the initial parameters.
-    **kw: sizes.
+    **kw: sizes, the keyword arguments of the constructor.
 
   Raises:
     UserError: no such model or size.

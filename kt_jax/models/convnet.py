@@ -1,7 +1,7 @@
 """A small plain convnet: the cheapest thing that learns images."""
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class ConvNet(nnx.Module):

@@ -11,8 +11,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.models import decoder_block as block_lib
-from kt_jax.models import rotary
+from kt_jax.models import _decoder_block as block_lib
+from kt_jax.models import _rotary as rotary
 
 # Rules for `config.sharding` on a (data, model) mesh.
 SHARDING = (
@@ -24,18 +24,18 @@ SHARDING = (
 
 
 class Cache(NamedTuple):
-  """What a decoder keeps of the tokens it has seen."""
+  """Keys and values of the tokens so far."""
   keys: tuple[jax.Array, ...]  # of each block, [B, C, G, D]
   values: tuple[jax.Array, ...]
   positions: jax.Array  # int32 [B, C]; -1 is empty or padding
-  length: jax.Array  # int32, places that are taken
+  length: jax.Array  # int32, places in use
 
 
 class Decoder(nnx.Module):
   """A causal language model.
 
   Taps: `embed`, `blocks/i` and what is in it, `norm`. `hf` is the config.json
-  that it was imported with, as text.
+  of an imported decoder, as text.
 
   Args:
     classes: V.
@@ -43,7 +43,7 @@ class Decoder(nnx.Module):
     depth: blocks.
     width: W.
     heads: of each attention.
-    kv_heads: heads of keys and values, a divisor of `heads`; 0 as many.
+    kv_heads: heads of keys and values, a divisor of `heads`; 0: `heads`.
     head_width: D; 0: W / heads.
     hidden: width inside the MLPs; 0: 4 W, gated 8/3 W.
     positions: 'rotary' or 'learned'.
@@ -53,21 +53,21 @@ class Decoder(nnx.Module):
     norm_offset: added to the scale of RMSNorm; Gemma has 1.
     eps: of the norms.
     qkv_bias: biases in query, key and value.
-    out_bias: one in the attention's output.
+    out_bias: a bias in the attention's output.
     mlp_bias: biases in the MLPs.
     query_key_norm: RMSNorm of each head's queries and keys.
     gated: whether the MLP multiplies `up` by the activation of `gate`.
-    activation: of the MLP, a key of `decoder_block.ACTIVATIONS`.
-    post_norms: norms after attention and MLP too.
-    embed_scale: on the embeddings; Gemma has sqrt(W).
+    activation: of the MLP: 'silu', 'gelu', 'gelu_tanh' or 'relu'.
+    post_norms: norms also after attention and MLP.
+    embed_scale: factor on the embeddings; Gemma has sqrt(W).
     tied: whether the head is the transposed embedding.
-    window: the last so many positions are seen, 0 all; one number, or one a
-      block.
-    attention_softcap: of attention scores, 0 none.
-    logit_softcap: of logits, 0 none.
-    query_scale: on scores; 0: D^-1/2.
+    window: number of the last positions that a position attends to, itself
+      included; 0: all. One number, or one per block.
+    attention_softcap: of attention scores, 0: none.
+    logit_softcap: of logits, 0: none.
+    query_scale: factor on scores; 0: D^-1/2.
     dropout: rate after embedding, attentions and MLPs.
-    lora_rank: of the low-rank update beside every linear layer, 0 none.
+    lora_rank: of the low-rank update beside every linear layer, 0: none.
     lora_scale: of that update.
     rngs: random streams.
   """
@@ -91,7 +91,7 @@ class Decoder(nnx.Module):
                            f'{depth} blocks.')
     rope = ()
     if positions == 'rotary':
-      rotary.frequencies(size, rope_base, rope_scaling)  # or it is refused here
+      rotary.frequencies(size, rope_base, rope_scaling)  # checks the settings
       rope = rope_base, tuple(sorted((rope_scaling or {}).items()))
     spec = dict(
         width=width, heads=heads, groups=groups, head_width=size,
@@ -115,7 +115,7 @@ class Decoder(nnx.Module):
         width, classes, use_bias=False, kernel_init=block_lib.normal, rngs=rngs)
 
   def __call__(self, tokens, segments=None, positions=None):
-    """Logits `[B, S, V]` of the token after each; arguments as `hidden`."""
+    """Logits `[B, S, V]` of each next token; arguments as `hidden`."""
     return self.logits(self.hidden(tokens, segments, positions))
 
   def hidden(self, tokens, segments=None, positions=None, prefix=None):
@@ -123,10 +123,10 @@ class Decoder(nnx.Module):
 
     Args:
       tokens: int `[B, S]`.
-      segments: int `[B, S]`; 0 is padding, on either side. A token sees its
-        own segment alone, and positions start anew in each.
+      segments: int `[B, S]`; 0 is padding, on either side. A token attends to
+        its own segment only, and positions start at 0 in each.
       positions: int `[B, S]`, -1 for padding; None: by segments.
-      prefix: `[P, W]` embeddings before each row, which has one segment then;
+      prefix: `[P, W]` embeddings before each row, which then has one segment;
         their states are left out.
     """
     self._check_tokens(tokens)
@@ -134,40 +134,39 @@ class Decoder(nnx.Module):
       segments = jnp.ones(tokens.shape, jnp.int32)
     if positions is None:
       positions = block_lib.positions_of(segments)
-    x = self._embed(tokens, positions, 0 if prefix is None else len(prefix))
-    count = 0
+    count = 0 if prefix is None else len(prefix)
+    x = self._embed(tokens, positions, count)
     if prefix is not None:
-      count = len(prefix)
       x, segments, positions = self._prefixed(x, segments, positions, prefix)
     same = segments[:, :, None] == segments[:, None, :]
-    seen = block_lib.visible(positions, positions, same)
+    mask = block_lib.visible(positions, positions, same)
     for block in self.blocks:
-      x, _ = block(x, positions, seen)
+      x, _ = block(x, positions, mask)
     return self.norm(x)[:, count:]
 
   def extend(self, tokens, positions, cache: Cache):
     """States of tokens that follow those in a cache, and the longer cache.
 
     Args:
-      tokens: int `[B, S]`, one document a row.
+      tokens: int `[B, S]`, one document per row.
       positions: int `[B, S]`, -1 for padding.
-      cache: from `empty_cache` or `extend`; S places are free.
+      cache: from `empty_cache` or `extend`, with at least S free places.
     """
     self._check_tokens(tokens)
     x = self._embed(tokens, positions, 0)
-    held = jax.lax.dynamic_update_slice(
+    cached = jax.lax.dynamic_update_slice(
         cache.positions, positions, (0, cache.length))
-    seen = block_lib.visible(positions, held, True)
+    mask = block_lib.visible(positions, cached, True)
     keys, values = [], []
-    for block, *kept in zip(self.blocks, cache.keys, cache.values):
-      x, (key, value) = block(x, positions, seen, (*kept, cache.length))
+    for block, key, value in zip(self.blocks, cache.keys, cache.values):
+      x, (key, value) = block(x, positions, mask, (key, value, cache.length))
       keys.append(key)
       values.append(value)
-    return self.norm(x), Cache(tuple(keys), tuple(values), held,
+    return self.norm(x), Cache(tuple(keys), tuple(values), cached,
                                cache.length + tokens.shape[1])
 
   def empty_cache(self, rows: int, places: int) -> Cache:
-    """Room for `places` tokens of each of `rows`, in the embedding's dtype."""
+    """A cache of `places` tokens in `rows` rows, in the embedding's dtype."""
     if places > self.context:
       raise core.UserError(
           f'decoder: prompt and new tokens take {places} positions; the '
@@ -179,12 +178,12 @@ class Decoder(nnx.Module):
                  jnp.zeros((), jnp.int32))
 
   def head_kernel(self) -> jax.Array:
-    """`[W, V]`, of the last linear map."""
+    """Kernel `[W, V]` of the last linear map."""
     return self.embed.embedding[...].T if self.head is None else (
         self.head.kernel[...])
 
   def logits(self, hidden) -> jax.Array:
-    """`[..., V]` of states `[..., W]`."""
+    """Logits `[..., V]` of states `[..., W]`."""
     out = self.embed.attend(hidden) if self.head is None else self.head(hidden)
     return block_lib.cap(out, self.logit_softcap)
 
@@ -205,7 +204,7 @@ class Decoder(nnx.Module):
     return self.dropout(x)
 
   def _prefixed(self, x, segments, positions, prefix):
-    """What goes into the blocks with a prefix before it."""
+    """Inputs, segments and positions of the blocks with a prefix before."""
     rows, count = len(x), len(prefix)
     at = jnp.broadcast_to(jnp.arange(count), (rows, count))
     before = prefix.astype(x.dtype)
@@ -233,14 +232,14 @@ def _check(classes, input_shape, depth, width, heads, groups, head_width,
   if positions == 'rotary' and size % 2:
     raise core.UserError(f'decoder: rotary positions need an even head width, '
                          f'got {size}.')
-  for what, value, known in (('positions', positions, ('rotary', 'learned')),
-                             ('norm', norm, ('rms', 'layer')),
-                             ('activation', activation,
-                               block_lib.ACTIVATIONS)):
-    if value not in known:
-      raise core.UserError(core.nearest(f'{what} of a decoder', value, known))
+  for name, value, choices in (
+      ('positions', positions, ('rotary', 'learned')),
+      ('norm', norm, ('rms', 'layer')),
+      ('activation', activation, block_lib.ACTIVATIONS)):
+    if value not in choices:
+      raise core.UserError(core.nearest(f'{name} of a decoder', value, choices))
 
 
 def decoder(classes, input_shape, **kw) -> Decoder:
-  """A `Decoder` by its settings."""
+  """A `Decoder`, a model by name."""
   return Decoder(classes, input_shape, **kw)

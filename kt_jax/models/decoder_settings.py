@@ -1,4 +1,4 @@
-"""What a decoder was built with, read off the decoder."""
+"""Settings of a decoder, read from its modules."""
 from typing import Any
 
 from flax import nnx
@@ -7,14 +7,15 @@ from kt_jax.models.decoder import Decoder
 
 
 def decoder_settings(model: Decoder) -> dict[str, Any]:
-  """Keywords that make `models.decoder` build such a model; JSON has them."""
+  """Keywords with which `models.decoder` builds the same model; JSON types."""
   block = model.blocks[0]
   attention, mlp = block.attention, block.mlp
   windows = [b.attention.window for b in model.blocks]
   base, scaling = attention.rope or (10000.0, ())
-  layer = isinstance(model.norm, nnx.LayerNorm)
+  norm = model.norm
+  layer = isinstance(norm, nnx.LayerNorm)
   lora = attention.query.lora_a
-  usual = attention.scale == attention.size ** -0.5
+  default = attention.scale == attention.size ** -0.5
   return dict(
       depth=len(windows), width=model.embed.features, heads=attention.heads,
       kv_heads=attention.groups, head_width=attention.size,
@@ -22,8 +23,8 @@ def decoder_settings(model: Decoder) -> dict[str, Any]:
       positions='rotary' if model.position is None else 'learned',
       rope_base=base, rope_scaling=dict(scaling) or None,
       norm='layer' if layer else 'rms',
-      norm_offset=0.0 if layer else model.norm.offset,
-      eps=model.norm.epsilon if layer else model.norm.eps,
+      norm_offset=0.0 if isinstance(norm, nnx.LayerNorm) else norm.offset,
+      eps=norm.epsilon if isinstance(norm, nnx.LayerNorm) else norm.eps,
       qkv_bias=attention.query.bias is not None,
       out_bias=attention.out.bias is not None,
       mlp_bias=mlp.up.bias is not None,
@@ -33,7 +34,7 @@ def decoder_settings(model: Decoder) -> dict[str, Any]:
       tied=model.head is None,
       window=windows[0] if len(set(windows)) == 1 else windows,
       attention_softcap=attention.softcap, logit_softcap=model.logit_softcap,
-      query_scale=0.0 if usual else attention.scale,
+      query_scale=0.0 if default else attention.scale,
       dropout=model.dropout.rate,
       lora_rank=0 if lora is None else lora.shape[1],
       lora_scale=attention.query.lora_scale)

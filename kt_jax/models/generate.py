@@ -9,12 +9,12 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.models import decoder_block
+from kt_jax.models import _decoder_block as decoder_block
 from kt_jax.models import net as net_lib
 
 
-class Member(NamedTuple):
-  """A decoder that takes part."""
+class DecodeModel(NamedTuple):
+  """A decoder that takes part in generation."""
   net: net_lib.Net
   params: net_lib.Arrays
   stats: net_lib.Arrays
@@ -23,80 +23,83 @@ class Member(NamedTuple):
 class Generated(NamedTuple):
   tokens: jax.Array  # int32 [B, R]; padding after the end
   where: jax.Array  # bool [B, R]; up to the end token, which counts
-  info: Any  # what `choose` said of each token, [B, R, ...]
+  info: Any  # what `choose` returns beside each token, [B, R, ...]
 
 
-# `(logits of each member [B, V], key) -> (tokens [B], {name: [B, ...]})`
-Choose = Callable[[Sequence[jax.Array], jax.Array],
-                  tuple[jax.Array, dict[str, jax.Array]]]
+# `(logits of each decoder [B, V], key) -> (tokens [B], {name: [B, ...]})`
+SampleFn = Callable[[Sequence[jax.Array], jax.Array],
+                    tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def sampler(*, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-           ) -> Choose:
-  """Draws from the first member.
+           ) -> SampleFn:
+  """Samples from the first decoder.
 
   Args:
-    temperature: of the draw; 0 takes the likeliest token.
-    top_k: how many of the likeliest are left; 0 all. Ties stay.
-    top_p: the fewest that have so much of the probability are left.
+    temperature: of the softmax; 0 takes the token with the largest logit.
+    top_k: number of tokens with the largest logits that remain; 0 all. Ties
+      remain.
+    top_p: of what top_k leaves, the smallest set of the most probable tokens
+      with at least this probability remains.
   """
   if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
     raise core.UserError(
-        'sampler: temperature and top_k must be 0 or more and top_p in (0, 1], '
-        f'got {temperature}, {top_k}, {top_p}.')
+        'sampler: temperature and top_k must be >= 0 and top_p in (0, 1], got '
+        f'{temperature}, {top_k}, {top_p}.')
 
   def choose(logits, key):
-    return draw(logits[0], key, temperature=temperature, top_k=top_k,
-                top_p=top_p), {}
+    return sample_token(logits[0], key, temperature=temperature, top_k=top_k,
+                        top_p=top_p), {}
   return choose
 
 
-def draw(logits: jax.Array, key: jax.Array, *, temperature: float = 1.0,
-         top_k: int = 0, top_p: float = 1.0) -> jax.Array:
-  """Tokens `[B]` from logits `[B, V]`; see `sampler`."""
+def sample_token(logits: jax.Array, key: jax.Array, *,
+                 temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+                ) -> jax.Array:
+  """Tokens `[B]` from logits `[B, V]`; settings as `sampler`."""
   z = core.to_float(logits)
   if temperature == 0:
     return jnp.argmax(z, -1).astype(jnp.int32)
-  z = keep_likeliest(z / temperature, top_k=top_k, top_p=top_p)
+  z = filter_top_k_top_p(z / temperature, top_k=top_k, top_p=top_p)
   return jax.random.categorical(key, z).astype(jnp.int32)
 
 
-def keep_likeliest(logits: jax.Array, *, top_k: int = 0, top_p: float = 1.0
-                  ) -> jax.Array:
-  """Logits `[..., V]`, -inf where a token is not among the likeliest."""
+def filter_top_k_top_p(logits: jax.Array, *, top_k: int = 0,
+                       top_p: float = 1.0) -> jax.Array:
+  """Logits `[..., V]`, -inf where top_k or top_p (see `sampler`) leave out."""
   if top_k and top_k < logits.shape[-1]:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
   if top_p < 1:
     falling = -jnp.sort(-logits)
     p = jax.nn.softmax(falling)
-    # A token stays while those before it have less than top_p.
-    stays = jnp.cumsum(p, -1) - p < top_p
-    least = jnp.min(jnp.where(stays, falling, jnp.inf), -1, keepdims=True)
+    # A token remains while those before it have less than top_p.
+    remains = jnp.cumsum(p, -1) - p < top_p
+    least = jnp.min(jnp.where(remains, falling, jnp.inf), -1, keepdims=True)
     logits = jnp.where(logits < least, -jnp.inf, logits)
   return logits
 
 
-def generate(members: Member | Sequence[Member], prompts: jax.Array, *,
-             steps: int, where: jax.Array | None = None,
-             key: jax.Array | None = None, choose: Choose | None = None,
+def generate(decoders: DecodeModel | Sequence[DecodeModel],
+             prompts: jax.Array, *, steps: int, where: jax.Array | None = None,
+             key: jax.Array | None = None, choose: SampleFn | None = None,
              stop: int = -1, pad: int = 0) -> Generated:
   """Continues every row until its end token, or for `steps` tokens.
 
-  Each member keeps the keys and values of what it has seen; to be jitted. The
-  draw of a row hangs on its place among the rows and on the step alone, not on
-  the width of the padding.
+  Each decoder caches keys and values of the tokens so far; to be jitted. The
+  random numbers of a row depend on its place among the rows and on the step
+  only, not on the width of the padding.
 
   Args:
-    members: one, or several that share a vocabulary.
+    decoders: one, or several that share a vocabulary.
     prompts: int `[B, P]`, padded on the left.
     steps: R, at most.
-    where: bool `[B, P]`, what of them is no padding; None all.
-    key: of the draws; None where `choose` draws nothing.
-    choose: how a token comes of the members' logits; None is the likeliest of
-      the first.
+    where: bool `[B, P]`, False for padding; None: no padding.
+    key: of the random numbers; None where `choose` uses none.
+    choose: from the logits of the decoders to tokens; None: the largest logit
+      of the first decoder.
     stop: the end token; -1 for none.
-    pad: what stands after it.
+    pad: token after the end.
 
   Returns:
     `Generated(tokens, where, info)`.
@@ -104,8 +107,8 @@ def generate(members: Member | Sequence[Member], prompts: jax.Array, *,
   Raises:
     UserError: prompt and steps exceed a context.
   """
-  if isinstance(members, Member):
-    members = [members]
+  if isinstance(decoders, DecodeModel):
+    decoders = [decoders]
   choose = choose or sampler(temperature=0)
   key = jax.random.key(0) if key is None else key
   rows, count = prompts.shape
@@ -113,44 +116,46 @@ def generate(members: Member | Sequence[Member], prompts: jax.Array, *,
     where = jnp.ones(prompts.shape, bool)
   at = decoder_block.positions_of(where.astype(jnp.int32))
 
-  def extend(member, tokens, positions, cache):
+  def extend(decoder, tokens, positions, cache):
+    """Logits of the token that follows `tokens`, and the longer cache."""
     def run(model):
-      hidden, new = model.extend(tokens, positions, cache)
-      return model.logits(hidden[:, -1]), new
-    return net_lib.call(*member, run)[0]
+      hidden, longer = model.extend(tokens, positions, cache)
+      return model.logits(hidden[:, -1]), longer
+    return net_lib.call(*decoder, run)[0]
 
   logits, caches = [], []
-  for member in members:
+  for decoder in decoders:
     cache = net_lib.call(
-        *member, lambda m: m.empty_cache(rows, count + steps))[0]
-    found, cache = extend(member, prompts, at, cache)
-    logits.append(found)
+        *decoder, lambda m: m.empty_cache(rows, count + steps))[0]
+    following, cache = extend(decoder, prompts, at, cache)
+    logits.append(following)
     caches.append(cache)
 
   first = where.sum(1).astype(jnp.int32)
-  draw_key = lambda step: jax.random.fold_in(key, step)
-  shapes = jax.eval_shape(choose, tuple(logits), draw_key(0))[1]
-  room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
+  step_key = lambda step: jax.random.fold_in(key, step)
+  shapes = jax.eval_shape(choose, tuple(logits), step_key(0))[1]
+  empty = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
   begin = (jnp.int32(0), tuple(logits), tuple(caches), jnp.zeros(rows, bool),
            jnp.full((steps, rows), pad, jnp.int32),
-           jnp.zeros((steps, rows), bool), jax.tree.map(room, shapes))
+           jnp.zeros((steps, rows), bool), jax.tree.map(empty, shapes))
 
-  def more(carry):
+  def unfinished(carry):
     return (carry[0] < steps) & ~jnp.all(carry[3])
 
-  def one(carry):
+  def one_step(carry):
     step, logits, caches, ended, tokens, valid, info = carry
-    token, said = choose(logits, draw_key(step))
+    token, more = choose(logits, step_key(step))
     token = jnp.where(ended, pad, token)
     tokens, valid = tokens.at[step].set(token), valid.at[step].set(~ended)
-    info = jax.tree.map(lambda all_, x: all_.at[step].set(x), info, said)
+    info = jax.tree.map(lambda rows, x: rows.at[step].set(x), info, more)
     ended |= token == stop
     positions = jnp.where(ended, -1, first + step)[:, None]
-    found = [extend(m, token[:, None], positions, c)
-             for m, c in zip(members, caches)]
-    return (step + 1, tuple(f[0] for f in found), tuple(f[1] for f in found),
-            ended, tokens, valid, info)
+    outputs = [extend(d, token[:, None], positions, c)
+               for d, c in zip(decoders, caches)]
+    logits, caches = (tuple(x) for x in zip(*outputs))
+    return step + 1, logits, caches, ended, tokens, valid, info
 
-  _, _, _, _, tokens, valid, info = jax.lax.while_loop(more, one, begin)
+  _, _, _, _, tokens, valid, info = jax.lax.while_loop(
+      unfinished, one_step, begin)
   return Generated(tokens.T, valid.T,
                    jax.tree.map(lambda x: x.swapaxes(0, 1), info))

@@ -1,6 +1,6 @@
-"""Stands between a model and calls of its modules, for as long as it is asked.
+"""Handlers around the calls of a model's modules.
 
-`nnx.capture` sees what modules return; this sees what they are given.
+`nnx.capture` records what modules return; a handler also sees their inputs.
 """
 from collections.abc import Callable, Iterator
 import contextlib
@@ -16,22 +16,22 @@ _handler = contextvars.ContextVar('handler')
 @contextlib.contextmanager
 def intercept(model: nnx.Module, kinds: type | tuple[type, ...],
               handler: Callable[..., Any]) -> Iterator[None]:
-  """Within it, calls of the model's modules of some kinds go to `handler`.
+  """A context in which calls of some of a model's modules go to `handler`.
 
-  Only these instances change, and only until the end: other models, and other
-  threads that use the same classes, see nothing.
+  Only these instances change, and only until the end; other models and threads
+  that use the same classes do not.
 
   Args:
-    model: whose modules; take one that nobody else holds, as in `call`.
+    model: owner of the modules; not shared with other code, as in `call`.
     kinds: classes, subclasses included.
     handler: `(path, module, call, *args, **kw)`; returns the module's output,
       which `call(*args, **kw)` computes.
   """
-  found = [(path, module) for path, module in nnx.iter_modules(model)
-           if isinstance(module, kinds)]
-  paths = {id(module): '/'.join(map(str, path)) for path, module in found}
-  classes = [type(module) for _, module in found]
-  for _, module in found:
+  modules = [(path, module) for path, module in nnx.iter_modules(model)
+             if isinstance(module, kinds)]
+  paths = {id(module): '/'.join(map(str, path)) for path, module in modules}
+  classes = [type(module) for _, module in modules]
+  for _, module in modules:
     object.__setattr__(module, '__class__', _intercepted(type(module)))
   token = _handler.set(lambda module, call, *args, **kw: handler(
       paths[id(module)], module, call, *args, **kw))
@@ -39,13 +39,13 @@ def intercept(model: nnx.Module, kinds: type | tuple[type, ...],
     yield
   finally:
     _handler.reset(token)
-    for (_, module), cls in zip(found, classes):
+    for (_, module), cls in zip(modules, classes):
       object.__setattr__(module, '__class__', cls)
 
 
 @functools.cache
 def _intercepted(cls: type) -> type:
-  """A subclass whose calls go to the handler; one per class, for ever."""
+  """The subclass of `cls` with calls that go to the handler."""
   class Intercepted(cls):
 
     def __call__(self, *args, **kw):

@@ -1,4 +1,4 @@
-"""What every linear layer of a model reads."""
+"""Inputs of the linear layers of a model."""
 import itertools
 
 from flax import nnx
@@ -14,7 +14,7 @@ def linear_inputs(net: net_lib.Net, params: net_lib.Arrays,
   """The inputs of all `nnx.Linear` and `nnx.Conv`, as rows of a product.
 
   The product of an entry with `kernel.reshape(-1, outputs)`, plus the bias, is
-  the layer's output. Evaluation mode; what nothing uses is compiled away.
+  the layer's output. Evaluation mode; unused outputs are compiled away.
 
   Args:
     net: from `split`, `init` or `abstract`.
@@ -24,29 +24,29 @@ def linear_inputs(net: net_lib.Net, params: net_lib.Arrays,
 
   Returns:
     Path of a kernel ('blocks/0/conv/kernel') -> `[B, ..., d_in]`. A
-    convolution's are the patches under its kernel, `[B, H, W, kh kw C]`, at its
-    strides and paddings. The calls of a layer that runs more than once come one
-    after the other, `[B, rows, d_in]`. Convolutions in groups (depthwise ones)
-    are left out: no one matrix of inputs belongs to all of their outputs.
+    convolution's inputs are the patches under its kernel, `[B, H, W, kh kw C]`,
+    at its strides and paddings. The calls of a layer that runs more than once
+    are concatenated, `[B, rows, d_in]`. Convolutions in groups (depthwise ones)
+    are left out: their outputs do not share one matrix of inputs.
   """
-  found: dict[str, list[jax.Array]] = {}
+  inputs_of: dict[str, list[jax.Array]] = {}
 
   def handler(path, module, call, inputs, *args, **kw):
-    seen = found.setdefault(f'{path}/kernel' if path else 'kernel', [])
+    path = f'{path}/kernel' if path else 'kernel'
     if isinstance(module, nnx.Linear):
-      seen.append(inputs)
+      inputs_of.setdefault(path, []).append(inputs)
       return call(inputs, *args, **kw)
     if module.feature_group_count != 1:
-      del found[f'{path}/kernel' if path else 'kernel']
       return call(inputs, *args, **kw)
     conv = module.conv_general_dilated
 
-    def and_patches(x, kernel, strides, padding, **kw):
-      # Here padding is done, or plain, however the module was told it.
-      seen.append(_patches(x, kernel.shape[:-2], strides, padding,
-                           kw['lhs_dilation'], kw['rhs_dilation']))
+    def record_and_conv(x, kernel, strides, padding, **kw):
+      # Here the module has resolved its padding to pairs, 'SAME' or 'VALID'.
+      inputs_of.setdefault(path, []).append(_patches(
+          x, kernel.shape[:-2], strides, padding, kw['lhs_dilation'],
+          kw['rhs_dilation']))
       return conv(x, kernel, strides, padding, **kw)
-    module.conv_general_dilated = and_patches
+    module.conv_general_dilated = record_and_conv
     try:
       return call(inputs, *args, **kw)
     finally:
@@ -57,12 +57,12 @@ def linear_inputs(net: net_lib.Net, params: net_lib.Arrays,
       model(x)
   net_lib.call(net, params, stats, run)
   rows = lambda x: x.reshape(x.shape[0], -1, x.shape[-1])
-  return {path: seen[0] if len(seen) == 1 else jnp.concatenate(
-      [rows(x) for x in seen], 1) for path, seen in found.items()}
+  return {path: calls[0] if len(calls) == 1 else jnp.concatenate(
+      [rows(x) for x in calls], 1) for path, calls in inputs_of.items()}
 
 
 def _patches(x, window, strides, padding, grow, spread):
-  """`[B, H, W, kh kw C]`: what a kernel sees, in the kernel's own order.
+  """Patches `[B, H, W, kh kw C]` under a kernel, in the kernel's own order.
 
   Args:
     x: `[B, ..., C]`.
@@ -79,10 +79,10 @@ def _patches(x, window, strides, padding, grow, spread):
   x = jax.lax.pad(x, jnp.zeros((), x.dtype), [
       (0, 0, 0), *((*pad, g - 1) for pad, g in zip(padding, grow)), (0, 0, 0)])
   places = [(n - r) // s for n, r, s in zip(x.shape[1:-1], reach, strides)]
-  seen = []
+  patches = []
   for at in itertools.product(*map(range, window)):
     first = [i * s for i, s in zip(at, spread)]
     last = [f + n * s + 1 for f, n, s in zip(first, places, strides)]
-    seen.append(jax.lax.slice(x, (0, *first, 0), (
+    patches.append(jax.lax.slice(x, (0, *first, 0), (
         x.shape[0], *last, x.shape[-1]), (1, *strides, 1)))
-  return jnp.concatenate(seen, -1)
+  return jnp.concatenate(patches, -1)

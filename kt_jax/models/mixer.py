@@ -1,7 +1,7 @@
 """MLP-Mixer (Tolstikhin et al. 2021)."""
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class MlpBlock(nnx.Module):

@@ -1,9 +1,9 @@
-"""A multilayer perceptron whose blocks can be tapped."""
+"""A multilayer perceptron."""
 import math
 
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class Block(nnx.Module):

@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018), for 224x224 and for 32x32."""
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 # Expansion, channels, blocks and stride of each stage: the paper's table 2.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
@@ -41,12 +41,12 @@ class MobileNetV2(nnx.Module):
   Args:
     classes: outputs.
     input_shape: `(H, W, C)`.
-    width: multiplies every width but the last, which it only widens.
+    width: factor on every width; on the last only where above 1.
     strides: of the stem and of each stage; None is the paper's.
     stages: `(expansion, channels, blocks, stride)` of each.
     stem: width of the stem.
     last: width of the last convolution.
-    divisor: widths are rounded to multiples of it, never down by over 10 %.
+    divisor: widths are rounded to multiples of it, down by at most 10 %.
     relu6: clip activations at 6.
     expand_always: an expanding convolution also where the factor is 1.
     dropout: rate before the head.
@@ -69,15 +69,15 @@ class MobileNetV2(nnx.Module):
     size = _round(stem * width, divisor)
     self.stem = layers.ConvNorm(
         channels, size, stride=strides[0], act=act, rngs=rngs)
-    made = []
+    blocks = []
     for (expansion, outputs, depth, _), stride in zip(stages, strides[1:]):
       outputs = _round(outputs * width, divisor)
-      made.append(layers.Stage([
+      blocks.append(layers.Stage([
           Block(outputs if j else size, outputs, expansion,
                 1 if j else stride, act, expand_always, rngs=rngs)
           for j in range(depth)]))
       size = outputs
-    self.stages = nnx.List(made)
+    self.stages = nnx.List(blocks)
     last = _round(last * max(1.0, width), divisor)
     self.last = layers.ConvNorm(size, last, kernel=1, act=act, rngs=rngs)
     self.pool = layers.MeanPool()

@@ -1,7 +1,8 @@
 """A model as a pure function of plain dicts of arrays.
 
-`params` and `stats` are flat dicts, path -> array ('blocks/0/conv/kernel'):
-what checkpoints store, rules match, merges walk and the step differentiates.
+`params` and `stats` are flat dicts, path ('blocks/0/conv/kernel') -> array:
+checkpoints store them, rules match their paths, merge operators map over them
+and the training step differentiates them.
 """
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -18,7 +19,7 @@ Arrays = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-  """What is left of a model when its arrays are taken out. Static.
+  """The static part of a model, without its arrays.
 
   Attributes:
     train: graph in training mode (batch statistics, dropout on).
@@ -36,7 +37,7 @@ class Net:
 
 class Output(NamedTuple):
   logits: jax.Array  # [B, K]
-  stats: Arrays  # what the forward pass left in BatchNorm and its like
+  stats: Arrays  # of BatchNorm and the like, after the forward pass
   features: Arrays  # tap -> output of the module of that path
 
 
@@ -63,12 +64,12 @@ def abstract(build: Callable[[], nnx.Module]) -> Net:
 
 
 def arrays(net: Net, model: nnx.Module) -> tuple[Arrays, Arrays]:
-  """`(params, stats)` of a model whose `Net` is known."""
+  """`(params, stats)` of a model with this `Net`."""
   return _arrays(net, nnx.split(model)[1])
 
 
 def split(model: nnx.Module) -> tuple[Net, Arrays, Arrays]:
-  """`(net, params, stats)` of an NNX model of the user's own."""
+  """`(net, params, stats)` of any NNX model."""
   graph, state = nnx.split(model)
   net = abstract(lambda: nnx.merge(graph, state, copy=True))
   return net, *_arrays(net, state)
@@ -82,7 +83,7 @@ def join(net: Net, params: Arrays, stats: Arrays) -> nnx.Module:
 def init(build: Callable[[], nnx.Module],
          shardings: Callable[[str], Any] | None = None
         ) -> tuple[Net, Arrays, Arrays]:
-  """Builds a model in one compiled program, each leaf where it belongs.
+  """Builds a model in one compiled program, each leaf with its sharding.
 
   Args:
     build: makes the model.
@@ -98,13 +99,14 @@ def init(build: Callable[[], nnx.Module],
     out = jax.tree_util.tree_map_with_path(
         lambda path, _: shardings(core.path_str(path[1:])),
         jax.eval_shape(make))
-  return net, *jax.jit(make, out_shardings=out)()
+  params, stats = jax.jit(make, out_shardings=out)()
+  return net, params, stats
 
 
 def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
           train: bool = False, key: jax.Array | None = None,
           taps: Sequence[str] = ()) -> Output:
-  """Runs the model. Pure; outputs that nothing uses are compiled away.
+  """Runs the model. Pure; unused outputs are compiled away.
 
   Args:
     net: from `split`, `init` or `abstract`.
@@ -112,9 +114,9 @@ def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
     stats: path -> BatchNorm statistic and the like.
     x: `[B, ...]` inputs.
     train: training mode; statistics then move and dropout drops.
-    key: source of every random stream of the model, each with its own by path.
-      None is the same key at every call: give one to train with dropout.
-    taps: paths of modules whose outputs are wanted.
+    key: of the random streams of the model, each with its own key by path.
+      None is the same key at every call: set it to train with dropout.
+    taps: paths of modules, whose outputs are returned.
 
   Returns:
     `Output(logits, stats, features)`.
@@ -126,31 +128,31 @@ def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
     return Output(*call(net, params, stats, lambda model: model(x),
                         train=train, key=key), {})
   model = _merge(net, params, stats, train, key)
-  logits, seen = _capture(model, x)
+  logits, outputs = _capture(model, x)
   for tap in taps:
-    if tap not in seen:
-      raise ValueError(core.nearest('tap', tap, seen))
+    if tap not in outputs:
+      raise ValueError(core.nearest('tap', tap, outputs))
   after = nnx.state(model, nnx.Not(nnx.Intermediate))
-  return Output(logits, _arrays(net, after)[1], {t: seen[t] for t in taps})
+  return Output(logits, _arrays(net, after)[1], {t: outputs[t] for t in taps})
 
 
 def call(net: Net, params: Arrays, stats: Arrays,
          fn: Callable[[nnx.Module], Any], *, train: bool = False,
          key: jax.Array | None = None) -> tuple[Any, Arrays]:
-  """`fn(module)` and the statistics it leaves; of a module of any kind."""
+  """`(fn(module), stats after it)`, for a module of any kind."""
   module = _merge(net, params, stats, train, key)
   out = fn(module)
   return out, _arrays(net, nnx.split(module)[1])[1]
 
 
 def taps(net: Net, params: Arrays, stats: Arrays, x) -> Arrays:
-  """Every path that can be tapped -> shape and dtype; computes nothing.
+  """Every tap -> shape and dtype, without computing anything.
 
-  Args: as `apply`; `jax.ShapeDtypeStruct`s will do.
+  Args: as `apply`; they may be `jax.ShapeDtypeStruct`s.
   """
   return jax.eval_shape(
-      lambda *args: _capture(_merge(net, *args[:2], False, None), args[2])[1],
-      params, stats, x)
+      lambda params, stats, x: _capture(
+          _merge(net, params, stats, False, None), x)[1], params, stats, x)
 
 
 def _merge(net, params, stats, train, key) -> nnx.Module:
@@ -167,25 +169,25 @@ def _merge(net, params, stats, train, key) -> nnx.Module:
 def _capture(model, x):
   capture = nnx.capture(
       model, nnx.Intermediate, method_outputs=nnx.Intermediate)
-  logits, seen = capture(x)
-  return logits, _outputs(nnx.to_pure_dict(seen))
+  logits, captured = capture(x)
+  return logits, _outputs(nnx.to_pure_dict(captured))
 
 
-def _outputs(seen, path: str = '') -> dict[str, jax.Array]:
-  """Path -> output of a module's last call, from what `nnx.capture` saw."""
-  found = {}
-  for name, node in seen.items():
+def _outputs(captured, path: str = '') -> dict[str, jax.Array]:
+  """Path -> output of the last call of the module."""
+  outputs = {}
+  for name, node in captured.items():
     if name == '__call__':
       if hasattr(node[-1], 'shape'):
-        found[path] = node[-1]
+        outputs[path] = node[-1]
     elif isinstance(node, dict):
-      found |= _outputs(node, f'{path}/{name}' if path else str(name))
-  return found
+      outputs |= _outputs(node, f'{path}/{name}' if path else str(name))
+  return outputs
 
 
 def _arrays(net: Net, state) -> tuple[Arrays, Arrays]:
   """`(params, stats)` of a model's state."""
   leaves = dict(zip(net.names, jax.tree.leaves(state), strict=True))
-  pick = lambda want: {n: leaves[n] for n, kind in zip(net.names, net.kinds)
-                       if kind == want}
-  return pick('param'), pick('stat')
+  of_kind = lambda kind: {name: leaves[name] for name, k in zip(
+      net.names, net.kinds) if k == kind}
+  return of_kind('param'), of_kind('stat')

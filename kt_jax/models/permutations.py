@@ -1,9 +1,9 @@
-"""Which axes of a network's leaves may be reordered together: data for `align`.
+"""Permutation symmetries of the networks of this package, for `align`.
 
-A group is a set of units (channels, hidden units, heads) that may be reordered
-in every leaf at once without changing the network. It is named after the tap
-whose last axis it reorders, so that activations are found by it; a residual
-stream is one group, named after the last sum or activation that it passes.
+A group is a set of units (channels, hidden units, heads) that may be permuted
+in every leaf at once without changing the network. It has the name of the tap
+with these units on its last axis, so that activations can be matched; a
+residual stream is one group, with the name of its last sum or activation.
 """
 from collections.abc import Callable
 
@@ -12,12 +12,13 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.models import groups
+from kt_jax.models import _groups as groups
 from kt_jax.models import net as net_lib
 from kt_jax.models.convnet import ConvNet
 from kt_jax.models.mixer import Mixer
 from kt_jax.models.mlp import Mlp
 from kt_jax.models.mobilenet_v2 import MobileNetV2
+from kt_jax.models.residual_mlp import ResidualMlp
 from kt_jax.models.resnet import ResNet
 from kt_jax.models.resnet_cifar import ResNetCifar
 from kt_jax.models.vgg import Vgg
@@ -32,18 +33,18 @@ Spec = dict[str, tuple[Axis, ...]]
 def permutation_spec(net: net_lib.Net) -> Spec:
   """The groups of a network of this package, for `align`.
 
-  Heads of an attention are reordered whole, `(heads, width of a head)`; what is
-  left as it is, and why, says `fixed_axes`. Activations inside of a Mixer's
-  token MLP, `[B, width, hidden]`, have the stream on the axis before: that must
-  be in B's order before they can be matched.
+  Whole heads of an attention are permuted, `(heads, width of a head)`;
+  `fixed_axes` lists the axes without a group. Activations inside of a Mixer's
+  token MLP, `[B, width, hidden]`, have the stream on the axis before: permute
+  that first to match them.
 
   Args:
     net: from `split`, `init` or `abstract`.
 
   Returns:
     Path of every parameter and statistic -> one entry for each axis: None, the
-    name of a group, or `(group, n)`: its units are blocks of n. In the order in
-    which the network runs.
+    name of a group, or `(group, n)`: its units are blocks of n. In the order of
+    the forward pass.
 
   Raises:
     UserError: not a network of this package; write the spec by hand.
@@ -54,7 +55,7 @@ def permutation_spec(net: net_lib.Net) -> Spec:
 
 
 def fixed_axes(net: net_lib.Net) -> dict[tuple[str, int], str]:
-  """`(path, axis)` that `permutation_spec` leaves as they are -> why."""
+  """`(path, axis)` without a group in `permutation_spec` -> the reason."""
   return _trace(net)[1]
 
 
@@ -64,6 +65,20 @@ def _mlp(to, model):
     inputs, units = units, groups.Group(f'blocks/{i}')
     to.linear(f'blocks/{i}/linear', block.linear, inputs, units)
   to.linear('head', model.head, units, groups.CLASSES)
+
+
+def _residual_mlp(to, model):
+  stream = groups.Group('stem')
+  to.linear('stem', model.stem, groups.PIXELS, stream)
+  for i, block in enumerate(model.blocks):
+    path = f'blocks/{i}'
+    hidden = groups.Group(f'{path}/up')
+    to.norm(f'{path}/norm', block.norm, stream)
+    to.linear(f'{path}/up', block.up, stream, hidden)
+    to.linear(f'{path}/down', block.down, hidden, stream)
+    stream.name = path
+  to.norm('norm', model.norm, stream)
+  to.linear('head', model.head, stream, groups.CLASSES)
 
 
 def _convnet(to, model):
@@ -183,9 +198,9 @@ def _mixer(to, model):
 
 
 _FAMILIES: dict[type, Callable] = {
-    Mlp: _mlp, ConvNet: _convnet, Vgg: _vgg, ResNetCifar: _resnet_cifar,
-    ResNet: _resnet, Wrn: _wrn, MobileNetV2: _mobilenet_v2, Vit: _vit,
-    Mixer: _mixer}
+    Mlp: _mlp, ResidualMlp: _residual_mlp, ConvNet: _convnet, Vgg: _vgg,
+    ResNetCifar: _resnet_cifar, ResNet: _resnet, Wrn: _wrn,
+    MobileNetV2: _mobilenet_v2, Vit: _vit, Mixer: _mixer}
 
 
 def _trace(net: net_lib.Net):
@@ -193,10 +208,10 @@ def _trace(net: net_lib.Net):
   blank = [jax.ShapeDtypeStruct((), jnp.float32)] * len(net.names)
   model = nnx.merge(net.eval, jax.tree.unflatten(net.treedef, blank))
   if type(model) not in _FAMILIES:
-    have = ', '.join(cls.__name__ for cls in _FAMILIES)
+    families = ', '.join(cls.__name__ for cls in _FAMILIES)
     raise core.UserError(
-        f'permutation_spec: knows {have}, not {type(model).__name__}; write '
-        'its spec by hand, a dict path -> names of its axes.')
+        f'permutation_spec: knows {families}, not {type(model).__name__}; '
+        'write its spec by hand, a dict path -> names of its axes.')
   to = groups.Builder()
   _FAMILIES[type(model)](to, model)
   leaves = [name for name, kind in zip(net.names, net.kinds)

@@ -1,7 +1,7 @@
-"""Hugging Face image classifiers and decoders read into our networks.
+"""Reads Hugging Face image classifiers and decoders.
 
-The names of a checkpoint become paths of ours by a table of rules; what a rule
-does not know, or what no name fills, is an error and not a guess.
+A table of rules maps the names of a checkpoint to our paths; an unknown name or
+a missing parameter is an error.
 """
 from collections.abc import Callable
 import functools
@@ -17,9 +17,9 @@ import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
-from kt_jax.models import hf
-from kt_jax.models import hf_decoder
-from kt_jax.models import hf_names
+from kt_jax.models import _hf as hf
+from kt_jax.models import _hf_decoder as hf_decoder
+from kt_jax.models import _hf_names as hf_names
 from kt_jax.models import net as net_lib
 from kt_jax.models.decoder import Decoder
 
@@ -33,12 +33,12 @@ class Pretrained(NamedTuple):
   stats: net_lib.Arrays
   input_shape: tuple[int, int, int]  # (H, W, C)
   classes: int
-  mean: tuple[float, ...] | None  # per channel, pixels in [0, 1]; None: unsaid
+  mean: tuple[float, ...] | None  # per channel, pixels in [0, 1]; None: unknown
   std: tuple[float, ...] | None
 
 
 def from_pretrained(directory, dtype=None):
-  """Reads a network that Hugging Face saved: image classifier or decoder.
+  """Reads a network saved by Hugging Face: image classifier or decoder.
 
   ResNet and ViT classifiers come as `Pretrained`. GPT-2, Llama, Mistral,
   Qwen2, Qwen3, Gemma and Gemma 2 come as a `Decoder` in evaluation mode, whose
@@ -51,12 +51,12 @@ def from_pretrained(directory, dtype=None):
       float32.
 
   Returns:
-    `Pretrained`: the network, its arrays, and what its inputs should be; or a
+    `Pretrained`: the network, its arrays, and the format of its inputs; or a
     `Decoder`.
 
   Raises:
     UserError: a file is missing or damaged, the architecture or an option is
-      not one of ours, or weights and config do not fit each other.
+      not supported, or weights and config do not fit each other.
   """
   directory = pathlib.Path(directory).expanduser()
   if not (directory / 'config.json').is_file():
@@ -102,14 +102,14 @@ def _decoder(directory, config, kind, dtype) -> Decoder:
     model = _build(Decoder, classes, shape, kw)
     model.hf = json.dumps(config.values)
     return model
-  net, wanted, _ = _abstract(build, config)
-  places = {path: hf_names.place(kind, path) for path in wanted}
-  there = {hf_names.canonical(kind, name): name for name in tensors}
-  lacking = [path for path in wanted if places[path].name not in there]
+  net, specs, _ = _abstract(build, config)
+  places = {path: hf_names.place(kind, path) for path in specs}
+  names = {hf_names.canonical(kind, name): name for name in tensors}
+  missing = [path for path in specs if places[path].name not in names]
   used = {place.name for place in places.values()}
-  unknown = [name for key, name in there.items()
+  unknown = [name for key, name in names.items()
              if key not in used and not hf_names.is_buffer(key)]
-  embed, head = (there.get(hf_names.place(kind, part).name)
+  embed, head = (names.get(hf_names.place(kind, part).name)
                  for part in ('embed/embedding', 'head/kernel'))
   if kw['tied'] and head in unknown and embed:
     if not np.array_equal(tensors[embed].array(),
@@ -118,13 +118,12 @@ def _decoder(directory, config, kind, dtype) -> Decoder:
           f'{config.path}: tie_word_embeddings is true, but {head} differs '
           f'from {embed}; set it to false to keep both.')
     unknown.remove(head)
-  _check_fit(directory, unknown, lacking)
+  _check_fit(directory, unknown, missing)
   params = {}
   for path, place in places.items():
-    name, shape = there[place.name], wanted[path].shape
     params[path] = _array(
-        tensors, name, (1, 0) if place.turned else None,
-        shape, path, directory, dtype, place.third)
+        tensors, names[place.name], (1, 0) if place.transposed else None,
+        specs[path].shape, path, directory, dtype, place.third)
   return net_lib.call(net, params, {}, lambda model: model)[0]
 
 
@@ -142,7 +141,7 @@ def _build(make, classes, input_shape, kw):
 
 
 def _moments(processor, channels):
-  """Mean and deviation of pixels in [0, 1], as the image processor has them."""
+  """Mean and deviation of pixels in [0, 1] by the image processor."""
   if not processor:
     return None, None
   if not processor.flag('do_normalize', True):
@@ -153,51 +152,71 @@ def _moments(processor, channels):
     factor = processor.number('rescale_factor', 1 / 255, 1e-6, 1e6)
   valid = lambda v: v is None or (
       isinstance(v, list) and len(v) == channels and all(map(hf.is_number, v)))
-  want = f'{channels} finite numbers'
-  mean = processor.get('image_mean', None, valid, want)
+  allowed = f'{channels} finite numbers'
+  mean = processor.get('image_mean', None, valid, allowed)
   std = processor.get('image_std', None, lambda v: valid(v) and (
-      v is None or min(v) > 0), want + ' above 0')
+      v is None or min(v) > 0), allowed + ' above 0')
   scale = lambda v: v and tuple(x / (255 * factor) for x in v)
   return scale(mean), scale(std)
 
 
-def _read(tensors, rules, wanted, directory, dtype) -> net_lib.Arrays:
-  """Our path -> array, by `rules`; `wanted` has the shapes."""
+def _read(tensors, rules, specs, directory, dtype) -> net_lib.Arrays:
+  """Our path -> array, by `rules`; `specs` has the shapes."""
   sources, unknown = {}, []
   for name in tensors:
-    matches = ((re.fullmatch(pattern, name), path, axes)
-               for pattern, path, axes in rules)
-    match, path, axes = next((m for m in matches if m[0]), (None, '', None))
-    path = path and match.expand(path)
-    if path in wanted:
+    path, axes = _apply(rules, name)
+    if path in specs:
       sources[path] = name, axes
     elif path is not None:
       unknown.append(name)
-  lacking = [path for path in wanted if path not in sources]
-  _check_fit(directory, unknown, lacking)
-  return {path: _array(tensors, *sources[path], wanted[path].shape, path,
-                       directory, dtype) for path in wanted}
+  missing = [path for path in specs if path not in sources]
+  _check_fit(directory, unknown, missing)
+  arrays = {}
+  for path, spec in specs.items():
+    name, axes = sources[path]
+    arrays[path] = _array(tensors, name, axes, spec.shape, path, directory,
+                          dtype)
+  return arrays
 
 
-def _check_fit(directory, unknown, lacking):
-  if unknown or lacking:
+def _apply(rules, name):
+  """`(path, axes)` of a tensor; the path is '' if unknown, None if unused."""
+  for pattern, path, axes in rules:
+    if match := re.fullmatch(pattern, name):
+      return path and match.expand(path), axes
+  return '', None
+
+
+def _check_fit(directory, unknown, missing):
+  if unknown or missing:
     raise core.UserError(
         f'{directory}: weights and config.json do not fit. In the weights '
-        f'only: {_list(unknown)}. In the model only: {_list(lacking)}.')
+        f'only: {_list(unknown)}. In the model only: {_list(missing)}.')
 
 
 def _array(tensors, name, axes, shape, path, directory, dtype=None, third=None
           ) -> jax.Array:
-  """One of ours; `dtype` None keeps its own. `third`: of its last axis."""
-  got = tensors[name].shape
-  if axes and len(axes) == len(got):
-    got = tuple(got[axis] for axis in axes)
-  if third is not None and got and got[-1] % 3 == 0:
-    got = *got[:-1], got[-1] // 3
-  if got != shape:
+  """One parameter of ours.
+
+  Args:
+    tensors: of the checkpoint.
+    name: of the tensor.
+    axes: of the tensor in our order; None: all as they are.
+    shape: of the parameter.
+    path: of the parameter.
+    directory: of the checkpoint.
+    dtype: of the parameter; None: that of the tensor.
+    third: which third of the last axis it is; None: all of it.
+  """
+  stored = tensors[name].shape
+  if axes and len(axes) == len(stored):
+    stored = tuple(stored[axis] for axis in axes)
+  if third is not None and stored and stored[-1] % 3 == 0:
+    stored = *stored[:-1], stored[-1] // 3
+  if stored != shape:
     raise core.UserError(
-        f'{directory}: {name} gives {path} the shape {got}; config.json asks '
-        f'for {shape}.')
+        f'{directory}: {name} gives {path} the shape {stored}; config.json '
+        f'needs {shape}.')
   value = tensors[name].array()
   if third is not None:
     value = np.split(value, 3, -1)[third]

@@ -1,4 +1,4 @@
-"""BatchNorm's statistics, measured anew."""
+"""Re-estimation of BatchNorm statistics."""
 from collections.abc import Callable, Iterable, Mapping
 import functools
 from typing import Any
@@ -17,31 +17,31 @@ def reestimate_statistics(
     batches: Iterable[Mapping[str, Any]], *,
     prepare: Callable[[jax.Array], jax.Array] | None = None,
 ) -> net_lib.Arrays:
-  r"""Statistics that fit the parameters, for models made by merging.
+  r"""Statistics that fit the parameters, for merged models.
 
     mean = 1/N sum_b n_b m_b,   var = 1/N sum_b n_b (v_b + (m_b - mean)^2)
 
   with the mean m_b and the variance v_b (divided by n_b) of the n_b inputs of a
   BatchNorm in batch b: the moments of all inputs together. Each batch is
-  normalised by its own statistics on its way, as in training; dropout is off.
-  The order of the batches changes rounding only, their size does matter to
-  layers behind another BatchNorm. Larger is better.
+  normalized by its own statistics, as in training; dropout is off. The order of
+  the batches changes rounding only; their size matters to layers behind another
+  BatchNorm, and larger is better.
 
   Args:
     net: of the model.
     params: path -> parameter.
-    stats: path -> statistic; those that no BatchNorm owns are kept.
-    batches: dicts with `images [B, ...]` and `where` bool `[B]`: which rows
-      count, default all.
+    stats: path -> statistic; those outside of a BatchNorm stay as they are.
+    batches: dicts with `images [B, ...]` and `where` bool `[B]`, the valid
+      rows (default all).
     prepare: images to the model's inputs (`data.normalize`); None: as they are.
-      Give the same function object every time to compile once.
+      Pass the same function object at every call to compile once.
 
   Returns:
     The new `stats`.
 
   Raises:
-    UserError: the model has no BatchNorm, a batch no images, or there are no
-      examples.
+    UserError: the model has no BatchNorm, a batch lacks images, or there are
+      no examples.
 
   Departures: torch's update_bn averages the batches' variances, which leaves
   out how their means differ; and it divides by n_b - 1.
@@ -72,7 +72,7 @@ def reestimate_statistics(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _add(net, prepare, params, stats, pooled, images, where):
-  """Path -> `(count, mean, var)` with a batch more."""
+  """Path -> `(count, mean, var)` with one more batch."""
   pooled = {} if pooled is None else dict(pooled)
   x = images if prepare is None else prepare(images)
 
@@ -88,7 +88,7 @@ def _add(net, prepare, params, stats, pooled, images, where):
     shape = [-1 if a == axis else 1 for a in range(x.ndim)]
     var = mean_of(jnp.square(wide - mean.reshape(shape)))
     pooled[path] = _pool(pooled.get(path), (count, mean, var))
-    # BatchNorm itself would take E x^2 - (E x)^2, which loses small variances.
+    # BatchNorm itself computes E x^2 - (E x)^2, which loses small variances.
     module.mean[...] = mean.astype(module.mean[...].dtype)
     module.var[...] = var.astype(module.var[...].dtype)
     return call(x, use_running_average=True)

@@ -5,7 +5,7 @@ of a Hugging Face ResNet, so that its weights can be read.
 """
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 _KINDS = ('basic', 'bottleneck')
 

@@ -2,11 +2,11 @@
 
 He et al. 2016, section 4.2: a 3x3 stem and three stages of basic blocks. Where
 a block changes shape its shortcut is a 1x1 convolution with BatchNorm (their
-option B), as in the distillation literature, whose parameter counts these have.
+option B), as in the distillation literature; the parameter counts agree.
 """
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class Block(nnx.Module):

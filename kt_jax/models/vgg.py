@@ -2,12 +2,12 @@
 
 Five stages of 3x3 convolutions; one linear layer on the mean of the last map
 instead of three on a grid. The first three stages end in a maximum over 2x2,
-the fourth only from 64x64 on. The convolutions keep their biases, though the
-BatchNorm behind them undoes these: the published parameter counts have them.
+the fourth only from 64x64 on. The convolutions have biases, though the
+BatchNorm behind them cancels these: the published parameter counts have them.
 """
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class Stage(nnx.Module):
@@ -33,7 +33,7 @@ class Vgg(nnx.Module):
     input_shape: `(H, W, C)`, H and W at least 8.
     depths: convolutions of each stage.
     widths: channels of each stage.
-    pools: which stages end in a maximum; None is the rule above.
+    pools: whether each stage ends in a maximum; None is the rule above.
     bias: give the convolutions biases.
     rngs: random streams.
   """

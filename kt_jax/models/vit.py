@@ -6,7 +6,7 @@ Axes: B images, T tokens, H heads, W width.
 from flax import nnx
 from jax import numpy as jnp
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 _normal = nnx.initializers.truncated_normal(0.02)
 
@@ -95,10 +95,10 @@ class Vit(nnx.Module):
     eps: of the LayerNorms.
     dropout: rate after positions, attentions and MLPs.
     attention_dropout: rate on the attention weights.
-    knowledge_tokens: learned tokens behind the others, without positions, in
-      the parameter `knowledge_token` (Xu et al. 2022; see
-      `losses.knowledge_token`). Blocks then have as many tokens more; no other
-      parameter, nor its first value, changes.
+    knowledge_tokens: number of learned tokens behind the others, without
+      positions, in the parameter `knowledge_token` (Xu et al. 2022; see
+      `losses.knowledge_token`). Initial values of other parameters do not
+      depend on it.
     rngs: random streams.
   """
 
@@ -121,7 +121,7 @@ class Vit(nnx.Module):
     self.norm = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
     self.pool = layers.Feature()
     self.head = _linear(width, classes, rngs=rngs)
-    # Drawn last: with or without it the others draw the same.
+    # Initialized last: the others do not depend on it.
     self.knowledge_token = nnx.Param(_normal(
         rngs.params(), (1, knowledge_tokens, width))
         ) if knowledge_tokens else None

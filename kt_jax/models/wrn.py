@@ -1,7 +1,7 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016), pre-activation."""
 from flax import nnx
 
-from kt_jax.models import layers
+from kt_jax.models import _layers as layers
 
 
 class Block(nnx.Module):

@@ -1,20 +1,21 @@
-"""Modules: the parameters and state of terms (Flax NNX).
+"""Modules: parameters and state of loss terms (Flax NNX).
 
-A term of a config names one by the name it has here. Its constructor's
-positional parameters are arrays by the names of `kt_jax.losses`, given as
-`jax.ShapeDtypeStruct`s of which only the shape is read; keyword-only are `rngs`
-and the settings, of which `examples` (size of the training set) and `classes`
-are filled in where they are taken. A call takes arrays by name too and returns
-`{name: array}`, which replace or extend what the term's loss sees.
+A loss term of a config refers to a module by its name in this package. The
+positional parameters of its constructor are arrays by the names of
+`kt_jax.losses`, as `jax.ShapeDtypeStruct`s of which only the shape is read;
+keyword-only are `rngs` and the settings, of which `examples` (size of the
+training set) and `classes` are filled in for constructors that have them. A
+call takes arrays by name too and returns `{name: array}`, which replace or
+extend the arrays of the term's loss.
 
-Learned values are `nnx.Param`, state is another `nnx.Variable`, moved by the
-call in training and never by a row that `where` leaves out. Modules share no
-Variables and do not `sow`. Names beyond those of the losses:
+Learned values are `nnx.Param`, state is another `nnx.Variable`; a call in
+training updates it, but never from a row that `where` leaves out. Modules share
+no Variables and do not `sow`. Names beyond those of the losses:
 
-| array             | shape          | what                                   |
+| array             | shape          | meaning                                |
 |-------------------|----------------|----------------------------------------|
-| `inputs`          | `[B, H, W, C]` | normalised images                      |
-| `step`            | `[]`           | int32, updates so far, from 0          |
+| `inputs`          | `[B, H, W, C]` | normalized images                      |
+| `step`            | `[]`           | int32, number of updates so far        |
 | `teachers_logits` | `[T, B, K]`    | of T teachers                          |
 | `teacher_weights` | `[T, B]`       | of the teachers in their mixture       |
 | `teacher_share`   | `[B]`          | weight of the teacher for each example |

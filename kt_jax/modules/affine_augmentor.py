@@ -1,4 +1,4 @@
-"""Random affine maps of images, with a spread that is learned."""
+"""Random affine maps of images with a learned spread."""
 from collections.abc import Sequence
 import math
 
@@ -12,33 +12,32 @@ Fill = str | float | Sequence[float]
 
 
 class AffineAugmentor(nnx.Module):
-  r"""Moves each image by its own draw, within ranges that bound the search.
+  r"""Transforms each image at random, within fixed ranges.
 
     u = range tanh(sigma eps),  eps ~ N(0, 1),  sigma = exp(log_sigma),
 
   for each of: shift of the rows, shift of the columns, angle, logarithm of the
-  size, shear. Content is sheared, scaled, turned about the centre and shifted,
-  in this order. Draws are functions of sigma, so that a loss on the images has
-  a gradient by `log_sigma`; tanh keeps the range and, unlike clipping, a
-  gradient everywhere. sigma = 0 is the identity.
+  size, shear. Content is sheared, scaled, rotated about the center and shifted,
+  in this order. u is a function of sigma, so that a loss on the images has a
+  gradient with respect to `log_sigma`; tanh keeps the range and, unlike
+  clipping, a gradient everywhere. sigma = 0 is the identity.
 
   Arrays, by name:
     inputs: `[B, H, W, C]` floating images, at construction and call.
-    key: at the call. An example's draw hangs on it and the row alone.
+    key: at the call. eps depends on the key and the row only.
 
   Settings (a range of 0 leaves a transform out, with its parameters):
     shift: part of the height and of the width, 0.5 is half of each.
     rotate: degrees, to either side.
     scale: of the logarithm of the size: exp(-scale) to exp(scale).
-    shear: columns moved for each row, to either side.
-    initial: sigma at the start, for which 1 is about the whole range.
-    fill: what is outside of the image: 'edge', its border drawn out, or a
-      value (of each channel, if several) in the units of `inputs`; black is not
-      0 there.
+    shear: shift of the columns per row, to either side.
+    initial: sigma at the start; 1 covers about the whole range.
+    fill: outside of the image: 'edge', the nearest pixel, or a value (or one
+      per channel) in the units of `inputs`, where black is not 0.
 
   Returns:
-    `inputs` `[B, H, W, C]`, of the dtype they had. The gradient passes to the
-    images and to `log_sigma` `[number of allowed parameters]`.
+    `inputs` `[B, H, W, C]`, dtype as before. The gradient reaches the images
+    and `log_sigma` `[number of ranges > 0]`, with shift as two.
 
   Departures: the paper's text leaves the distribution open and no code was
   released. Means are fixed at the identity; only the spreads are learned.
@@ -67,14 +66,14 @@ class AffineAugmentor(nnx.Module):
 
   def __call__(self, inputs, key) -> dict[str, jax.Array]:
     rows = jnp.arange(inputs.shape[0])
-    # All five are drawn whatever is allowed: each keeps its own numbers.
+    # All five are drawn, so that each has the same eps whatever is allowed.
     eps = jax.vmap(lambda row: jax.random.normal(
-        jax.random.fold_in(key, row), len(self.ranges)))(rows)
+        jax.random.fold_in(key, row), (len(self.ranges),)))(rows)
     sigma = jnp.exp(core.to_float(self.log_sigma[...]))
     u = [jnp.zeros(len(rows))] * len(self.ranges)
     for at, i in enumerate(self.allowed):
       u[i] = self.ranges[i] * jnp.tanh(sigma[at] * eps[:, i])
-    matrix = _matrix(*u, inputs.shape[1:3])
+    matrix = _matrix(u, inputs.shape[1:3])
     return {'inputs': affine_sample(inputs, matrix, fill=self.fill)}
 
 
@@ -84,13 +83,13 @@ def affine_sample(inputs: jax.Array, matrix: jax.Array, *,
 
   Args:
     inputs: `[B, H, W, C]` floating.
-    matrix: `[B, 2, 3]`: (row, column, 1) of a pixel put out, from the centre of
-      the image and in pixels, to the (row, column) it is read from.
+    matrix: `[B, 2, 3]`, from (row, column, 1) of an output pixel, relative to
+      the center of the image, to (row, column) of the input.
     fill: 'edge', or the value outside, as in `AffineAugmentor`.
 
   Returns:
-    `[B, H, W, C]`, of the dtype of `inputs`. Halfway beyond the last pixel it
-    is half the border's value, half `fill`.
+    `[B, H, W, C]`, of the dtype of `inputs`. Half a pixel beyond the border it
+    is the mean of the border's value and `fill`.
   """
   fill = _check('affine_sample', inputs.shape, fill)
   if matrix.shape != (inputs.shape[0], 2, 3):
@@ -98,13 +97,13 @@ def affine_sample(inputs: jax.Array, matrix: jax.Array, *,
                      f'{inputs.shape}; got {matrix.shape}.')
   edge, sizes = fill == 'edge', inputs.shape[1:3]
   x, m = core.to_float(inputs), core.to_float(matrix)[..., None, None]
-  centre = [(size - 1) / 2 for size in sizes]
-  row = jnp.arange(sizes[0])[:, None] - centre[0]
-  column = jnp.arange(sizes[1]) - centre[1]
+  center = [(size - 1) / 2 for size in sizes]
+  row = jnp.arange(sizes[0])[:, None] - center[0]
+  column = jnp.arange(sizes[1]) - center[1]
   low, part = [], []
   for i, size in enumerate(sizes):
     # Not a matmul: accelerators would round the places to bfloat16.
-    at = m[:, i, 0] * row + m[:, i, 1] * column + m[:, i, 2] + centre[i]
+    at = m[:, i, 0] * row + m[:, i, 1] * column + m[:, i, 2] + center[i]
     at = jnp.clip(at, 0, size - 1) if edge else jnp.clip(at, -1, size)
     low.append(jnp.floor(at).astype(jnp.int32))
     part.append((at - jnp.floor(at))[..., None])
@@ -122,8 +121,9 @@ def affine_sample(inputs: jax.Array, matrix: jax.Array, *,
   return out.astype(inputs.dtype)
 
 
-def _matrix(down, right, angle, log_size, shear, sizes) -> jax.Array:
-  """`[B, 2, 3]` that undoes what is done to the content; each `[B]`."""
+def _matrix(u, sizes) -> jax.Array:
+  """Inverse `[B, 2, 3]` of the map of the content; each of `u` is `[B]`."""
+  down, right, angle, log_size, shear = u
   cos, sin, shrink = jnp.cos(angle), jnp.sin(angle), jnp.exp(-log_size)
   (a, b), (c, d) = [[shrink * cos, shrink * sin],
                     [-shrink * (sin + shear * cos),
@@ -134,7 +134,7 @@ def _matrix(down, right, angle, log_size, shear, sizes) -> jax.Array:
 
 
 def _check(fn: str, shape, fill: Fill):
-  """`fill`, hashable, or a ValueError."""
+  """`fill` in hashable form; ValueError if it does not fit the shape."""
   if len(shape) != 4:
     raise ValueError(f'{fn}: inputs must be [B, H, W, C], got {tuple(shape)}.')
   if isinstance(fill, str):

@@ -1,9 +1,9 @@
-"""Extra outputs of the student, for what is asked beside the class."""
+"""Extra outputs of the student for questions beside the class."""
 from flax import nnx
 import jax
 
-from kt_jax.modules.pooled import pooled
-from kt_jax.modules.pooled import single
+from kt_jax.modules._pooled import pooled
+from kt_jax.modules._pooled import single
 
 
 class AspectHead(nnx.Module):

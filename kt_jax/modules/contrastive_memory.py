@@ -8,11 +8,11 @@ from kt_jax.modules.embedding_head import EmbeddingHead
 
 
 class Memory(nnx.Variable):
-  """What is remembered of earlier batches; no gradient reaches it."""
+  """State from earlier batches; no gradient reaches it."""
 
 
 class ContrastiveMemory(nnx.Module):
-  r"""Embeds both nets' features, remembers them, and draws negatives.
+  r"""Embeds the features of both networks, stores them and draws negatives.
 
     row_i <- (m row_i + (1 - m) e_i) at length 1, for each example i of the
     batch, in the student's and in the teacher's bank, after reading.
@@ -20,20 +20,20 @@ class ContrastiveMemory(nnx.Module):
   Arrays, by name:
     student_features, teacher_features: `[B, ...]`, at construction and call.
     index: `[B]` int32, at the call, the example's place in the training set.
-    key: at the call, draws the negatives, of each example by its index.
-    where: `[B]` bool, at the call, the valid examples; others do not write.
+    key: at the call, of the negatives; an example's depend on it and the index.
+    where: `[B]` bool, at the call, the valid examples; others are not stored.
 
   Settings:
     examples: M, the size of the training set, > 1.
     width: of the embeddings.
-    negatives: N, the rows drawn for an example, with replacement and never its
-      own. `[B, N, width]` floats are held for each net.
+    negatives: N, the rows drawn for an example, with replacement and without
+      its own. `[B, N, width]` floats are held for each network.
     momentum: m, in [0, 1].
     temperature: > 0, of the loss.
     normalize: whether the first valid batch fixes Z, by direction, to M times
       the mean e^{<anchor, negative> / temperature}; else it is 1, as printed.
 
-  State: two banks `[examples, width]`, uniform in +-sqrt(3 / width) at first
+  State: two banks `[examples, width]`, initially uniform in +-sqrt(3 / width)
   (about length 1), and the two Z, -1 until fixed.
 
   Returns:
@@ -42,8 +42,8 @@ class ContrastiveMemory(nnx.Module):
     of `losses.crd`: `temperature`, `examples`, `student_normalizer`,
     `teacher_normalizer`; at least float32.
 
-  Departures: the public code draws an example as its own negative now and then,
-  and has the positive (a bank's row too) in the mean of Z.
+  Departures: in the public code an example may be its own negative, and the
+  mean of Z includes the positive (a row of the bank there).
 
   References: tian2020crd, Sec. 3 and its public code.
   """
@@ -73,13 +73,14 @@ class ContrastiveMemory(nnx.Module):
               ) -> dict[str, jax.Array]:
     valid = jnp.ones(index.shape, bool) if where is None else where.astype(bool)
     out = self.embed(student_features, teacher_features, valid)
-    held = jax.lax.stop_gradient(out)
-    # A row out of range is not written, nor is one that would be NaN for ever.
-    known = valid & (index >= 0) & jnp.isfinite(
-        held['student_features'] + held['teacher_features']).all(axis=-1)
-    index = jnp.where(known, index, self.examples)
-    # A batch across the end of an epoch may hold an example twice. Of writes to
-    # one row accelerators keep any: here it is the last.
+    constant = jax.lax.stop_gradient(out)
+    # A row out of range is not stored, nor is NaN, which would stay.
+    finite = jnp.isfinite(constant['student_features']
+                          + constant['teacher_features']).all(axis=-1)
+    stored = valid & (index >= 0) & finite
+    index = jnp.where(stored, index, self.examples)
+    # A batch across the end of an epoch may hold an example twice. Accelerators
+    # keep any of several writes to one row: here it is the last.
     again = jnp.triu(index[:, None] == index, 1).any(axis=1)
     place = jnp.where(again, self.examples, index)
 
@@ -94,20 +95,20 @@ class ContrastiveMemory(nnx.Module):
       negatives = bank[...][rows]
       out[f'{name}_negatives'] = negatives
       out[f'{anchor}_normalizer'] = self._normalizer(
-          z, held[f'{anchor}_features'], negatives, known)
+          z, constant[f'{anchor}_features'], negatives, stored)
       new = (self.momentum * bank[...].at[place].get(mode='clip')
-             + (1 - self.momentum) * held[f'{name}_features'])
+             + (1 - self.momentum) * constant[f'{name}_features'])
       bank[...] = bank[...].at[place].set(core.unit(new), mode='drop')
     return out | {
         'temperature': jnp.asarray(self.temperature, jnp.float32),
         'examples': jnp.asarray(self.examples, jnp.float32)}
 
-  def _normalizer(self, z, anchor, negatives, known):
-    """The fixed Z, or this batch's, which then is fixed."""
+  def _normalizer(self, z, anchor, negatives, where):
+    """The fixed Z, or that of this batch, which is fixed from then on."""
     if not self.normalize:
       return jnp.ones(())
     score = core.dot(negatives, anchor[:, None])[..., 0] / self.temperature
-    mean = core.masked_mean(jnp.exp(score), known[:, None])
-    fresh = jnp.where(known.any(), self.examples * mean, -1.0)
+    mean = core.masked_mean(jnp.exp(score), where[:, None])
+    fresh = jnp.where(where.any(), self.examples * mean, -1.0)
     z[...] = jnp.where(z[...] > 0, z[...], fresh)
     return jnp.where(z[...] > 0, z[...], 1.0)

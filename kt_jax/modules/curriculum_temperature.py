@@ -1,4 +1,4 @@
-"""A temperature that learns to make distillation harder."""
+"""A temperature learned against the student."""
 import math
 
 from flax import nnx
@@ -6,20 +6,20 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import valid
 
 
 class CurriculumTemperature(nnx.Module):
-  r"""Climbs the loss that the student descends, more and more in earnest.
+  r"""Ascends the loss that the student descends, with growing weight.
 
     tau = start + span sigmoid(u),
 
-  where u is one number, or a small network's on what student and teacher say
-  of the example. The gradient that reaches u is turned round and scaled by
+  where u is one number, or the output of a small network on the probabilities
+  of student and teacher. The gradient of u is reversed and scaled by
 
     lambda = peak (1 - cos(pi min(step / steps, 1))) / 2,
 
-  so that the temperature stands still at first and becomes an adversary.
+  so that the temperature is constant at first and becomes an adversary.
 
   Arrays, by name:
     student_logits, teacher_logits: `[B, K]`, at construction and call.
@@ -29,17 +29,17 @@ class CurriculumTemperature(nnx.Module):
   Settings:
     steps: updates until lambda is at its peak; 10 epochs of CIFAR at batch 128.
     peak: largest lambda, > 0.
-    start: least temperature, > 0.
-    span: what may be added to it, > 0.
-    instance: one temperature for each example, in place of one for all.
+    start: smallest temperature, > 0.
+    span: largest temperature less the smallest, > 0.
+    instance: one temperature per example, in place of one for all.
     width: of the hidden layer, if `instance`.
 
   Returns:
-    `temperature`, a setting of losses: a scalar, or `[B]`, float32. In the
-    beginning it is (about) start + span sigmoid(1). No gradient runs through
-    what the network reads.
+    `temperature`, a setting of losses: a scalar, or `[B]`, float32. Its initial
+    value is (about) start + span sigmoid(1). No gradient passes through the
+    inputs of the network.
 
-  Departures: lambda moves by the update, in the public code by the epoch. That
+  Departures: lambda changes per update, in the public code per epoch. That
   code has the one number only; inputs (probabilities, concatenated) and
   layers of the network for `instance` are ours.
 
@@ -70,9 +70,9 @@ class CurriculumTemperature(nnx.Module):
   def __call__(self, student_logits, teacher_logits, step, where=None
                ) -> dict[str, jax.Array]:
     if self.instance:
-      said = jnp.concatenate([jax.nn.softmax(valid(core.to_float(z), where))
-                              for z in (student_logits, teacher_logits)], -1)
-      u = self.out(nnx.relu(self.hidden(jax.lax.stop_gradient(said))))[:, 0]
+      p = jnp.concatenate([jax.nn.softmax(valid(core.to_float(z), where))
+                           for z in (student_logits, teacher_logits)], -1)
+      u = self.out(nnx.relu(self.hidden(jax.lax.stop_gradient(p))))[:, 0]
       u = valid(u, where)  # or a NaN of the loss there would reach the weights
     else:
       u = self.free[...]

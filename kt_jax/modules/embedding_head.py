@@ -5,29 +5,28 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.modules.pooled import single
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import single
+from kt_jax.modules._pooled import valid
 
 
 class EmbeddingHead(nnx.Module):
-  """A linear map of each net's features, to compare them in a common space.
+  """A linear map of each network's features to a common space.
 
     e = W f + b, at length 1 if `normalize`.
 
-  For losses that compare widths (`info_nce`), or whose relations should be
-  those of an embedding.
+  For losses that need equal widths (`info_nce`) or relations of embeddings.
 
   Arrays, by name:
     student_features: `[B, ...]`, at construction and call.
     teacher_features: `[B, ...]`, at construction and call. The teacher's map
-      learns too; that no gradient reaches the teacher is the step's work.
+      is learned too; the training step stops the gradient to the teacher.
     where: `[B]` bool, at the call, the valid examples; others are read as 0.
 
   Settings:
     width: of the embeddings.
-    normalize: whether they are brought to length 1.
-    flatten: one vector an example, `[B, width]`; else the last axis only is
-      mapped: `[B, ..., width]`.
+    normalize: whether they are scaled to length 1.
+    flatten: one vector per example, `[B, width]`; False maps the last axis
+      only: `[B, ..., width]`.
 
   Returns:
     `student_features`, `teacher_features`, the embeddings, at least float32.

@@ -5,19 +5,19 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.modules.block import Block
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.pooled import single
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._block import Block
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._pooled import single
+from kt_jax.modules._pooled import valid
 
 
 class FactorEncoder(nnx.Module):
-  r"""An autoencoder of the teacher, and the student's way to its code.
+  r"""An autoencoder of the teacher, and an encoder of the student.
 
-  The paraphraser encodes the teacher's features in rate times as many channels,
-  the factors, and decodes them; the translator makes factors of the student.
-  Each is three convolutions 3x3 (linear maps where there is no grid) with leaky
-  ReLUs of slope 0.1.
+  The paraphraser encodes the teacher's features of D channels in rate D
+  channels, the factors, and decodes them; the translator maps the student's
+  features to factors. Each is three 3x3 convolutions (linear maps for features
+  without a grid) with leaky ReLUs of slope 0.1.
 
   Arrays, by name:
     student_features: `[B, ..., C]`, one layer, at construction and call.
@@ -25,13 +25,13 @@ class FactorEncoder(nnx.Module):
     where: `[B]` bool, at the call, the valid examples; others are read as 0.
 
   Settings:
-    rate: factors for each of the teacher's channels, > 0.
+    rate: factors per channel of the teacher, > 0.
     norm: BatchNorm before each activation.
 
   Returns:
     `student_features` and `teacher_features`, the factors `[B, ..., rate D]`;
-    no gradient passes the teacher's, so that factor transfer moves the
-    translator and the student only. `reconstruction` and `original`
+    no gradient passes through those of the teacher, so that factor transfer
+    trains the translator and the student only. `reconstruction` and `original`
     `[B, ..., D]`: a second term, `losses.hint` with `student_features` and
     `teacher_features` renamed to these, trains the paraphraser.
 
@@ -50,6 +50,7 @@ class FactorEncoder(nnx.Module):
         fn, single(fn, 'student_features', student_features),
         single(fn, 'teacher_features', teacher_features))
     factors = max(1, round(rate * t[-1]))
+
     def stack(*widths):
       return nnx.List([
           Block(a, b, kernel=3 if len(t) == 4 else 1, bias=not norm, norm=norm,

@@ -1,21 +1,21 @@
-"""What the overhaul of feature distillation needs beside its loss."""
+"""Connector and margins of the overhaul of feature distillation."""
 from flax import nnx
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.block import like
-from kt_jax.modules.pooled import valid
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._block import like
+from kt_jax.modules._pooled import valid
 from kt_jax.modules.projector import Projector
 
 
 class NegativeMean(nnx.Module):
-  """Mean of what is negative, per channel, over the batches so far.
+  """Mean of the negative values per channel, over the batches so far.
 
-  Two moving averages from 0, of relu(-x) and of 1[x < 0]; in their quotient the
-  start cancels.
+  Two moving averages from 0, of relu(-x) and of 1[x < 0]; the bias towards 0
+  cancels in their quotient.
   """
 
   def __init__(self, channels: int, momentum: float):
@@ -29,10 +29,10 @@ class NegativeMean(nnx.Module):
     total = x.size // x.shape[-1]
     if where is not None:
       total = jnp.sum(where) * (total // len(x))
-    keep = jnp.where(total > 0, self.momentum, 1)
+    momentum = jnp.where(total > 0, self.momentum, 1)
     for stat, value in ((self.size, nnx.relu(-x)), (self.share, x < 0)):
       mean = jnp.sum(value, axes, dtype=x.dtype) / jnp.maximum(total, 1)
-      stat[...] = keep * stat[...] + (1 - keep) * mean
+      stat[...] = momentum * stat[...] + (1 - momentum) * mean
     share = self.share[...]
     return jnp.where(share > 0, -self.size[...]
                      / jnp.where(share > 0, share, 1), 0)
@@ -46,20 +46,20 @@ class OverhaulConnector(nnx.Module):
       construction and call.
     teacher_features: `[B, ..., D]`, the same number, at construction and call.
     where: `[B]` bool, at the call, the valid examples; others are read as 0 and
-      count in no statistic.
+      do not count in statistics.
 
   Settings:
-    momentum: share of the old margins that a step keeps, in [0, 1).
+    momentum: weight of the old averages in a step, in [0, 1).
 
   Returns:
     `student_features` in the shapes of the teacher and `margin` `[D]`, the
-    running mean of each channel's negative responses (0 where there were none);
-    lists if the features are.
+    running mean of each channel's negative values (0 without any); lists if the
+    features are.
 
   Departures: the authors' code computes the margin once, from the teacher's
   BatchNorm as if its output were Gaussian, and takes -3 standard deviations
-  where negatives are rarer than 1 in 1,000. The running mean needs no
-  BatchNorm and tends to the value that this approximates.
+  where negatives are rarer than 1 in 1,000. The running mean does not need
+  BatchNorm and converges to the value that this approximates.
 
   References: heo2019overhaul, Sec. 3.
   """

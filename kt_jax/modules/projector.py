@@ -1,13 +1,13 @@
-"""The student's features in the teacher's shape."""
+"""A map of the student's features to the teacher's shape."""
 from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.losses.feature.resize import adaptive_pool
-from kt_jax.modules.block import Block
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.block import like
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.losses.feature._resize import adaptive_pool
+from kt_jax.modules._block import Block
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._block import like
 
 
 class Projector(nnx.Module):
@@ -15,10 +15,10 @@ class Projector(nnx.Module):
 
     s' = act(norm(W_n ... relu(W_1 s)))
 
-  The regressor of FitNets (the defaults), a hidden layer before it (depth=2),
-  the connector of activation boundaries (norm=True). Maps are brought to the
-  teacher's grid: means over windows before where it is coarser, bilinear
-  interpolation behind where it is finer.
+  The defaults are the regressor of FitNets; depth=2 adds a hidden layer,
+  norm=True is the connector of activation boundaries. Maps are resized to the
+  teacher's grid: by means over windows before the network where the grid is
+  coarser, by bilinear interpolation behind it where the grid is finer.
 
   Arrays, by name:
     student_features: `[B, ..., C]`, or a list of layers, at construction and
@@ -29,16 +29,16 @@ class Projector(nnx.Module):
 
   Settings:
     kernel: side of the (last) convolution; above 1 for maps only.
-    depth: number of linear maps, a ReLU between any two.
-    width: between them; None is the teacher's.
-    norm: BatchNorm after the last, which then has no bias.
+    depth: number of linear maps, with ReLUs between them.
+    width: of the hidden layers; None is the teacher's.
+    norm: BatchNorm after the last map, which then has no bias.
     relu: ReLU at the end.
 
   Returns:
-    `student_features` in the shapes of the teacher, as a list if they were.
+    `student_features` in the shapes of the teacher, a list if they were one.
 
-  Departures: the paper's regressor has kernels as large as the difference of
-  the grids.
+  Departures: the kernels of the paper's regressor are as large as the
+  difference of the grids.
 
   References: romero2015fitnets, Sec. 2.2; heo2019ab.
   """

@@ -5,18 +5,18 @@ from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.modules.block import Block
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.block import like
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.modules._block import Block
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._block import like
 
-# What PyTorch starts from: kaiming_uniform_ with a=1, and its default.
+# Initializations of PyTorch: kaiming_uniform_ with a=1, and its default.
 _uniform = nnx.initializers.lecun_uniform()
 _default = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Fusion(nnx.Module):
-  """One layer with what comes from the deeper one, if there is one.
+  """Fuses one layer with the residual of the deeper one, if there is one.
 
     x = conv1(s),   a, b = sigmoid(conv(x, y)),   x = a x + b y,
 
@@ -44,11 +44,11 @@ class Fusion(nnx.Module):
 
 
 class ReviewFusion(nnx.Module):
-  r"""Lets each layer of the teacher be learnt from that layer and deeper ones.
+  r"""Maps each student layer and the deeper ones to the teacher's layer.
 
-  From the deepest layer to the first, each is brought to a common width, mixed
-  with the residual of the deeper ones by an attention over positions, handed on
-  and mapped to the teacher's width.
+  From the deepest layer to the first, each is mapped to a common width and
+  mixed with the residual of the deeper ones by an attention over positions; the
+  result is the next residual and, mapped to the teacher's width, the output.
 
   Arrays, by name:
     student_features: list of layers from the first to the last, maps
@@ -59,13 +59,13 @@ class ReviewFusion(nnx.Module):
       do not count in BatchNorm.
 
   Settings:
-    width: common to the residuals; None is that of the student's deepest layer,
-      at most 512.
+    width: of the residuals; None is that of the student's deepest layer, at
+      most 512.
 
   Returns:
-    `student_features` in the shapes of the teacher, a list if they were.
+    `student_features` in the shapes of the teacher, a list if they were one.
 
-  Departures: none from the authors' code, but for initial biases (0 here).
+  Departures: initial biases are 0 here.
 
   References: chen2021review, Sec. 3, attention based fusion.
   """
@@ -77,7 +77,7 @@ class ReviewFusion(nnx.Module):
     shapes = layer_shapes(fn, student_features, teacher_features, (2, 4))
     width = width or min(512, shapes[-1][0][-1])
     self.fusions = nnx.List([
-        Fusion(s[-1], width, t[-1], t[1:3] if len(t) == 4 else (1, 1),
+        Fusion(s[-1], width, t[-1], (t[1], t[2]) if len(t) == 4 else (1, 1),
                i < len(shapes) - 1, rngs=rngs)
         for i, (s, t) in enumerate(shapes)])
 

@@ -1,4 +1,4 @@
-"""How far each example trusts the teacher, and how far its label."""
+"""Weights of teacher and label per example, by a small network."""
 from collections.abc import Sequence
 
 from flax import nnx
@@ -6,28 +6,29 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import valid
 
 
 class SampleRatio(nnx.Module):
-  r"""A small network that reads where student, teacher and label stand.
+  r"""A small network on the positions of student, teacher and label.
 
     alpha = sigmoid(MLP([S, T, G, M, (M-S)^2, (G-S)^2, (T-S)^2, (T-G)^2,
                          (M-G)^2])),
 
   squares by element, of probabilities: student S, teacher T, label G (one-hot)
   and M, the teacher's mean over the examples of the same class. The MLP has
-  9K inputs and LeakyReLU (slope 0.01). What it reads has no gradient: alpha is
-  a constant to student and teacher, and only its own weights learn, from
-  held-out examples (a bilevel problem; from the training loss they would learn
-  whichever term is smaller).
+  9K inputs and LeakyReLU (slope 0.01). Its inputs have no gradient: alpha is a
+  constant to student and teacher, and only its own weights are learned, from
+  held-out examples (a bilevel problem; on the training loss alpha would select
+  the smaller of the two terms).
 
   Arrays, by name (`where` at the call only):
     student_logits, teacher_logits: `[B, K]`.
-    labels: `[B]` class ids, or `[B, K]` probabilities, which then are G; M is
-      mixed and summed by them. An id outside 0..K-1 gives NaN.
-    where: `[B]` bool, the valid examples. Others move no state and have no
-      gradient.
+    labels: `[B]` class ids, or `[B, K]` probabilities, which then are G; the
+      sums of M, and M itself, are weighted by them. An id outside 0..K-1 gives
+      NaN.
+    where: `[B]` bool, the valid examples. Others do not change the state and
+      have no gradient.
 
   Settings:
     hidden: widths of the hidden layers.
@@ -39,10 +40,10 @@ class SampleRatio(nnx.Module):
     `teacher_share` `[B]` alpha and `label_share` `[B]` 1 - alpha, float32.
 
   Departures: M is precomputed in the paper's code, once for the training set.
-  Here it is the exact mean over all calls so far, this batch included: no
-  second pass, and augmented views count; early in the first epoch it is noisy.
-  The released controller is never reached by a gradient and stays as it was
-  initialised; that is up to the caller here.
+  Here it is the exact mean over all calls so far, this batch included: without
+  a second pass, and over augmented views; early in the first epoch it is noisy.
+  The gradient never reaches the released controller, which stays as it was
+  initialized; here the caller decides.
 
   References: hu2024tgeo.
   """
@@ -80,12 +81,12 @@ class SampleRatio(nnx.Module):
       g = jnp.where(jnp.any(g, axis=-1, keepdims=True), g, jnp.nan)
     s, t, g = (valid(jax.lax.stop_gradient(x), where) for x in (s, t, g))
 
-    # A NaN shows in its example's share, not for ever in the means.
-    known = jnp.isfinite(t + g).all(axis=-1, keepdims=True)
-    one, of = jnp.where(known, g, 0), jnp.where(known, t, 0)
+    # A NaN reaches the share of its example, but not the means, which stay.
+    finite = jnp.isfinite(t + g).all(axis=-1, keepdims=True)
+    weight, p = jnp.where(finite, g, 0), jnp.where(finite, t, 0)
     product = lambda a, b: jnp.matmul(a, b, precision='highest')
-    total = self.total[...] + product(one.T, of)
-    count = self.count[...] + one.sum(axis=0)
+    total = self.total[...] + product(weight.T, p)
+    count = self.count[...] + weight.sum(axis=0)
     self.total[...], self.count[...] = total, count
     m = product(g, total / jnp.where(count > 0, count, 1)[:, None])
 

@@ -1,4 +1,4 @@
-"""A setting of a loss that moves with training."""
+"""A setting of a loss on a schedule."""
 import math
 
 from flax import nnx
@@ -9,18 +9,18 @@ from kt_jax import core
 
 
 class Scheduled(nnx.Module):
-  """A number that goes from `start` to `end` over `steps` updates.
+  """A number that changes from `start` to `end` over `steps` updates.
 
   Arrays, by name:
     step: at the call, scalar integer, the number of updates so far.
 
   Settings:
-    steps: updates until `end`, > 0; from then on it stays. The default is 240
-      epochs of CIFAR at batch 128.
+    steps: updates until `end`, > 0, where it stays. The default is 240 epochs
+      of CIFAR at batch 128.
     start: value at update 0.
     end: value at update `steps`.
     shape: 'cosine' (slow at both ends) or 'linear'.
-    name: the setting of the loss that it is.
+    name: of the setting of the loss.
 
   Returns:
     `{name: value}`, a float32 scalar.
@@ -31,7 +31,7 @@ class Scheduled(nnx.Module):
   def __init__(self, *, rngs: nnx.Rngs | None = None, steps: int = 93600,
                start: float = 1.0, end: float = 0.1, shape: str = 'cosine',
                name: str = 'temperature'):
-    del rngs  # nothing is drawn
+    del rngs  # not random
     core.check_positive('Scheduled', steps=steps)
     if shape not in ('cosine', 'linear'):
       raise core.UserError(core.nearest('shape of Scheduled', shape,

@@ -5,14 +5,13 @@ from kt_jax import core
 
 
 class SoftPrompt(nnx.Module):
-  """Embeddings that stand before every row of a frozen decoder.
+  """Embeddings before every row of a frozen decoder.
 
   Settings:
     width: of the decoder.
-    count: P, embeddings.
+    count: P, number of embeddings.
 
-  State: `embedding` `[P, width]`, normal with deviation 0.02 unless it is
-  given.
+  Parameters: `embedding` `[P, width]`, initially normal with deviation 0.02.
 
   References: lester2021prompt; kim2024promptkd, Sec. 3.
   """

@@ -1,4 +1,4 @@
-"""How far TAID's target has come from the student to the teacher."""
+"""The schedule of TAID's target between student and teacher."""
 from flax import nnx
 import jax
 from jax import numpy as jnp
@@ -11,32 +11,32 @@ _TINY = 1e-15
 class TaidSchedule(nnx.Module):
   r"""A share t that rises with training, faster while the loss falls.
 
-  After an update with loss J, from the second on, n of them before it:
+  After an update with loss J, from the second on, with n updates before it:
 
     r = (J' - J) / (J' + 1e-15),   m <- beta m + (1 - beta) r,
     t <- min(end, max(start + (end - start) n / steps,
                       t + alpha sigmoid(m) (1 - t))),
 
-  J' the loss before it. The linear schedule is a floor, t never falls.
+  where J' is the loss before J. The linear schedule is a lower bound.
 
   Settings:
-    steps: updates until the floor is at `end`, > 0.
-    start: t at first, in [0, 1]; 0 has no gradient while it lasts.
-    end: where t stays, from `start` to 1.
-    alpha: largest step, >= 0. It beats the floor only while alpha / 2 (1 - t) >
-      (end - start) / steps: runs of less than some 4000 updates are linear at
-      the paper's value; 8 / steps scales it.
+    steps: updates until the lower bound is `end`, > 0.
+    start: initial t, in [0, 1]; while t is 0 the loss has no gradient.
+    end: final t, from `start` to 1.
+    alpha: largest step, >= 0. It exceeds the lower bound only while
+      alpha / 2 (1 - t) > (end - start) / steps: runs below about 4000 updates
+      are linear at the paper's value; 8 / steps scales it.
     beta: momentum, in [0, 1).
-    adaptive: False: the floor alone; with start = end t is fixed.
+    adaptive: False: the lower bound itself; with start = end t is fixed.
 
-  State: `share` t, `momentum` m, `previous` J', `updates` n; `update` moves it,
-  a call does not.
+  State: `share` t, `momentum` m, `previous` J', `updates` n; `update` changes
+  it, a call does not.
 
   Returns:
     `share`, a setting of `losses.taid`: a float32 scalar.
 
-  Departures: the public code moves t for each micro-batch, here `update` is
-  called once an update with the mean of the term. Its J is a cross entropy;
+  Departures: the public code changes t per micro-batch; here `update` is
+  called once per update with the mean of the term. Its J is a cross entropy;
   `losses.taid` is that less the target's entropy, so that r is larger.
 
   References: shing2025taid, Sec. 3.3, Alg. 1.
@@ -45,7 +45,7 @@ class TaidSchedule(nnx.Module):
   def __init__(self, *, rngs: nnx.Rngs | None = None, steps: int = 10000,
                start: float = 0.4, end: float = 1.0, alpha: float = 5e-4,
                beta: float = 0.99, adaptive: bool = True):
-    del rngs  # nothing is drawn
+    del rngs  # not random
     fn = 'TaidSchedule'
     core.check_positive(fn, steps=steps)
     core.check_fraction(fn, start=start, end=end)
@@ -67,17 +67,18 @@ class TaidSchedule(nnx.Module):
     return {'share': self.share[...]}
 
   def update(self, loss) -> None:
-    """Moves t by the mean of the term in one update; a NaN moves the floor."""
+    """Changes t by the mean J of one update; of NaN by the lower bound only."""
     loss = jax.lax.stop_gradient(jnp.asarray(loss, jnp.float32))
     t, m, last = self.share[...], self.momentum[...], self.previous[...]
-    n, good = self.updates[...], jnp.isfinite(loss)
-    moves = good & (n > 0)
-    m = jnp.where(moves, self.beta * m + (1 - self.beta) * (last - loss)
+    n, finite = self.updates[...], jnp.isfinite(loss)
+    usable = finite & (n > 0)
+    m = jnp.where(usable, self.beta * m + (1 - self.beta) * (last - loss)
                   / (last + _TINY), m)
     floor = self.start + (self.end - self.start) * n / self.steps
-    ahead = t + self.alpha * jax.nn.sigmoid(m) * (1 - t) if (
+    adapted = t + self.alpha * jax.nn.sigmoid(m) * (1 - t) if (
         self.adaptive) else t
-    t = jnp.minimum(self.end, jnp.maximum(floor, jnp.where(moves, ahead, t)))
+    t = jnp.minimum(self.end, jnp.maximum(
+        floor, jnp.where(usable, adapted, t)))
     self.share[...], self.momentum[...] = t, m
-    self.previous[...] = jnp.where(good, loss, last)
+    self.previous[...] = jnp.where(finite, loss, last)
     self.updates[...] = n + 1

@@ -3,20 +3,20 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.modules.pooled import pooled
-from kt_jax.modules.pooled import single
-from kt_jax.modules.pooled import valid
+from kt_jax.modules._pooled import pooled
+from kt_jax.modules._pooled import single
+from kt_jax.modules._pooled import valid
 
 
 class TeacherAdapter(nnx.Module):
-  r"""Adapts a frozen teacher to its student by its last layer alone.
+  r"""Adapts a frozen teacher to its student by its last layer only.
 
     z'_t = z_t - A(f_t),   A(f) = W3 relu(W2 W1 f),
 
   W1: d -> width, W2: width -> hidden, W3: hidden -> K, each with a bias. The
-  term that is to adapt the teacher must let the gradient of `teacher_logits`
-  through, beside a term `cross_entropy` on the adapted logits that holds its
-  accuracy. No gradient is stopped here.
+  term that adapts the teacher must pass the gradient of `teacher_logits`; a
+  second term, `cross_entropy` on the adapted logits, preserves the accuracy.
+  The module does not stop gradients.
 
   Arrays, by name, at construction and call (`where` at the call only):
     teacher_logits: `[B, K]` raw logits z_t.
@@ -31,11 +31,11 @@ class TeacherAdapter(nnx.Module):
     `teacher_logits` `[B, K]` z'_t, at least float32.
 
   Departures: W3 and its bias start at 0, so that training starts at the
-  teacher as it is; the public code starts at a random A. W3 has a gradient
-  from the first update on, W1 and W2 from the second. The paper's gradient
-  reaches student and adapter by the same divergence; in the released vision
-  code the student never sees z'_t. The code for language adds A(f) to a linear
-  map of f; that is not here.
+  unchanged teacher; the public code starts at a random A. W3 has a gradient
+  from the first update on, W1 and W2 from the second. In the paper one
+  divergence trains student and adapter; in the released vision code the
+  student's loss does not use z'_t. The code for language adds A(f) to a linear
+  map of f, which is left out here.
 
   References: rao2022pesf.
   """

@@ -1,4 +1,4 @@
-"""What the token-level relationship graph learns and schedules."""
+"""Embeddings and temperature of the token-level relationship graph."""
 from flax import nnx
 import jax
 
@@ -18,15 +18,16 @@ class TokenGraph(nnx.Module):
 
   Settings:
     width: of the embeddings.
-    start, end, steps: the temperature's fall, along a cosine.
+    start: temperature at update 0.
+    end: temperature at update `steps`, along a cosine.
+    steps: see `Scheduled`.
 
   Returns:
     `student_embeddings`, `teacher_embeddings` `[B, N, width]` or `[B, H, W,
     width]`, and `temperature`, all at least float32. The features stay as they
-    are: the graphs are of them.
+    are, because the graphs are of them.
 
-  Departures: the paper says that the temperature falls; numbers and form are
-  ours.
+  Departures: in the paper the temperature falls; numbers and form are ours.
 
   References: zhang2023trg.
   """

@@ -6,11 +6,11 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.losses.feature.resize import adaptive_pool
-from kt_jax.modules.block import Block
-from kt_jax.modules.block import layer_shapes
-from kt_jax.modules.block import like
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.losses.feature._resize import adaptive_pool
+from kt_jax.modules._block import Block
+from kt_jax.modules._block import layer_shapes
+from kt_jax.modules._block import like
 
 
 class VariationalRegressor(nnx.Module):
@@ -18,7 +18,7 @@ class VariationalRegressor(nnx.Module):
 
     mu = W_3 relu(W_2 relu(W_1 s)),   v_c = softplus(a_c) + floor,
 
-  one v for each channel of the teacher, whatever the example and position.
+  one v per channel of the teacher, the same for all examples and positions.
 
   Arrays, by name:
     student_features: `[B, ..., C]`, or a list of layers, at construction and
@@ -28,15 +28,13 @@ class VariationalRegressor(nnx.Module):
 
   Settings:
     width: of the hidden layers; None is the teacher's.
-    variance: v at the start, > floor.
-    floor: least v, > 0.
+    variance: initial v, > floor.
+    floor: smallest v, > 0.
 
   Returns:
     `student_features` `[B, ..., D]`, the means, `variance` `[D]`, and
-    `teacher_features` as they came but 0 in rows that do not count (each row of
-    the loss has a gradient by the variance); lists if the features are.
-
-  Departures: none from the public code, which has one hidden width for all.
+    `teacher_features` unchanged but 0 in invalid rows (every row of the loss
+    has a gradient with respect to the variance); lists if the features are.
 
   References: ahn2019vid, Sec. 2.
   """

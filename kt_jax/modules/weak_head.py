@@ -3,8 +3,8 @@ from flax import nnx
 import jax
 
 from kt_jax import core
-from kt_jax.modules.pooled import pooled
-from kt_jax.modules.pooled import single
+from kt_jax.modules._pooled import pooled
+from kt_jax.modules._pooled import single
 
 
 class WeakHead(nnx.Module):
@@ -17,13 +17,11 @@ class WeakHead(nnx.Module):
     where: `[B]` bool, at the call, the valid examples; others are read as 0.
 
   Settings:
-    classes: K, that of the student.
+    classes: K of the student.
 
   Returns:
     `student_weak_logits` `[B, K]`, at least float32. The gradient reaches the
     student.
-
-  Departures: none.
 
   References: yang2023nkd, the weak logits of USKD.
   """

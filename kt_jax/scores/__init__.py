@@ -1,7 +1,7 @@
-"""Scores: what (logits, labels) of models say about transfer between them.
+"""Scores of models, and of transfer between them, from logits and labels.
 
-Predictions are argmaxes; N counts examples, K classes. `where [N]` marks the
-examples that count, all by default; several pairs at once by `jax.vmap`.
+Predictions are argmaxes; N examples, K classes. `where [N]` marks the examples
+that count, all by default; several pairs at once by `jax.vmap`.
 """
 from kt_jax.scores.accuracy import accuracy as accuracy
 from kt_jax.scores.agreement import agreement as agreement

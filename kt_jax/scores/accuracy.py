@@ -1,7 +1,7 @@
 """Accuracy."""
 import jax
 
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def accuracy(
@@ -19,10 +19,6 @@ def accuracy(
   Returns:
     Scalar float32 in [0, 1]; 0 where no example counts. A row with NaN is
     wrong.
-
-  Departures: none.
-
-  References: none.
   """
-  flips.check('accuracy', labels, where, student_logits=student_logits)
-  return flips.rate(flips.correct(student_logits, labels), where)
+  _flips.check('accuracy', labels, where, student_logits=student_logits)
+  return _flips.rate(_flips.correct(student_logits, labels), where)

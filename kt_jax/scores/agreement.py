@@ -1,7 +1,7 @@
-"""How often two models say the same."""
+"""Agreement of the predictions of two models."""
 import jax
 
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def agreement(
@@ -13,8 +13,8 @@ def agreement(
 
     1/n sum_i 1[argmax_k z_s,ik = argmax_k z_t,ik]
 
-  Right or wrong does not matter: a student may be as accurate as its teacher
-  and yet disagree on every example that either gets wrong.
+  Right or wrong does not matter: a student can be as accurate as its teacher
+  and disagree on every example that either gets wrong.
 
   Args:
     student_logits: `[N, K]`.
@@ -22,13 +22,11 @@ def agreement(
     where: `[N]` examples that count.
 
   Returns:
-    Scalar float32 in [0, 1]; 0 where no example counts. A row with NaN agrees
-    with none.
-
-  Departures: none.
+    Scalar float32 in [0, 1]; 0 where no example counts. A row with NaN never
+    agrees.
 
   References: stanton2021really (average top-1 agreement).
   """
-  return flips.rate(flips.same(
+  return _flips.rate(_flips.same(
       'agreement', where, student_logits=student_logits,
       teacher_logits=teacher_logits), where)

@@ -1,4 +1,4 @@
-"""The classes in which a teacher's extra knowledge lies."""
+"""Classes of a teacher's complementary knowledge."""
 import fractions
 
 import jax
@@ -14,12 +14,12 @@ def areas_of_expertise(flips: jax.Array, *, share: float = 0.2) -> jax.Array:
   at least `share` of all.
 
   Args:
-    flips: `[K]` integer counts, as `class_flips` gives them.
+    flips: `[K]` integer counts, as `class_flips` returns them.
     share: in (0, 1], to four decimals; 0.02, 0.05, 0.2 and 0.5 in the paper.
 
   Returns:
-    `[K]` booleans. No class without a flip is ever in; none at all is if there
-    are no flips.
+    `[K]` booleans. A class without flips is never included; without any flips
+    all are False.
 
   Departures: the authors' routine returns one class more than needed.
 
@@ -31,7 +31,7 @@ def areas_of_expertise(flips: jax.Array, *, share: float = 0.2) -> jax.Array:
   if not 0 < share <= 1:
     raise core.UserError('areas_of_expertise: share must be in (0, 1], '
                          f'got {share}.')
-  # In integers: 0.07 * 100 is above 7 in floats, which would cost a class.
+  # In integers: 0.07 * 100 is above 7 in floats, which would add a class.
   part = fractions.Fraction(share).limit_denominator(10_000)
   over, under = part.numerator, part.denominator
   total = jnp.sum(flips)
@@ -39,5 +39,5 @@ def areas_of_expertise(flips: jax.Array, *, share: float = 0.2) -> jax.Array:
             - (-(total % under * over) // under))
   order = jnp.argsort(-flips, stable=True)
   ranked = flips[order]
-  before = jnp.cumsum(ranked) - ranked  # flips of the classes ahead of each
+  before = jnp.cumsum(ranked) - ranked  # flips of the classes before each
   return jnp.zeros(flips.shape, bool).at[order].set(before < needed)

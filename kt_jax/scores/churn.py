@@ -1,7 +1,7 @@
-"""How many predictions a new model changes."""
+"""Predictions changed by a new model."""
 import jax
 
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def churn(
@@ -9,12 +9,12 @@ def churn(
     student_logits: jax.Array,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  """Share of examples whose predicted class is another after transfer.
+  """Share of examples with another predicted class after transfer.
 
     1/n sum_i 1[argmax_k z_0,ik != argmax_k z_s,ik],
 
-  of which `knowledge_gain` are wins, `knowledge_loss` losses, and the rest
-  goes from one wrong class to another.
+  of which `knowledge_gain` is gained, `knowledge_loss` lost, and the rest moves
+  from one wrong class to another.
 
   Args:
     initial_logits: `[N, K]` of the model before.
@@ -25,10 +25,8 @@ def churn(
     Scalar float32 in [0, 1]; 0 where no example counts. A row with NaN counts
     as changed.
 
-  Departures: none.
-
   References: milanifard2016churn.
   """
-  return flips.rate(~flips.same(
+  return _flips.rate(~_flips.same(
       'churn', where, initial_logits=initial_logits,
       student_logits=student_logits), where)

@@ -2,7 +2,7 @@
 import jax
 from jax import numpy as jnp
 
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def class_flips(
@@ -11,7 +11,7 @@ def class_flips(
     labels: jax.Array,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  """How many examples of each class the teacher alone gets right.
+  """Number of examples per class that only the teacher gets right.
 
   Args:
     student_logits: `[N, K]`.
@@ -22,13 +22,11 @@ def class_flips(
   Returns:
     `[K]` int32 counts; they sum to `n * rho_positive`.
 
-  Departures: none.
-
   References: roth2024fantastic (complementary knowledge).
   """
-  hits = flips.positive_flips(
+  hits = _flips.positive_flips(
       'class_flips', labels, student_logits=student_logits,
       teacher_logits=teacher_logits, where=where)
-  # A label out of range is never a hit: it adds 0, wherever that lands.
+  # A label out of range is never a hit: it adds 0, wherever it is added.
   counts = jnp.zeros(student_logits.shape[-1], jnp.int32)
   return counts.at[labels].add(hits.astype(jnp.int32), mode='drop')

@@ -1,9 +1,9 @@
-"""How far a student's probabilities are from its teacher's."""
+"""Divergence of a student's probabilities from its teacher's."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def fidelity(
@@ -22,15 +22,12 @@ def fidelity(
     where: `[N]` examples that count.
 
   Returns:
-    Scalar >= 0 in nats, at least float32; 0 where no example counts. The lower
-    the better the student matches.
-
-  Departures: none; the loss of the same formula is `losses.kd` at temperature
-  1, its mean over examples.
+    Scalar >= 0 in nats, at least float32; 0 where no example counts. It is
+    the mean over examples of `losses.kd` at temperature 1.
 
   References: stanton2021really (average predictive KL).
   """
-  flips.check_pair('fidelity', where, student_logits=student_logits,
+  _flips.check_pair('fidelity', where, student_logits=student_logits,
                    teacher_logits=teacher_logits)
   log_q, log_p = (jax.nn.log_softmax(core.to_float(z))
                   for z in (student_logits, teacher_logits))

@@ -1,7 +1,7 @@
-"""What a student forgot."""
+"""Knowledge lost by a student."""
 import jax
 
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def knowledge_loss(
@@ -21,13 +21,13 @@ def knowledge_loss(
     where: `[N]` examples that count.
 
   Returns:
-    Scalar float32 in [0, 1], of all n examples that count; 0 if none does.
+    Scalar float32 in [0, 1], of all n examples that count; 0 if none count.
 
   Departures: the authors' code reports percent.
 
   References: roth2024fantastic (transfer results).
   """
-  hits = flips.positive_flips(
+  hits = _flips.positive_flips(
       'knowledge_loss', labels, student_logits=student_logits,
       initial_logits=initial_logits, where=where)
-  return flips.rate(hits, where)
+  return _flips.rate(hits, where)

@@ -1,7 +1,7 @@
 """Complementary knowledge of a teacher."""
 import jax
 
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def rho_positive(
@@ -24,13 +24,13 @@ def rho_positive(
     where: `[N]` examples that count.
 
   Returns:
-    Scalar float32 in [0, 1], of all n examples that count; 0 if none does.
+    Scalar float32 in [0, 1], of all n examples that count; 0 if none count.
 
   Departures: the authors' code reports percent.
 
   References: roth2024fantastic (complementary knowledge).
   """
-  hits = flips.positive_flips(
+  hits = _flips.positive_flips(
       'rho_positive', labels, student_logits=student_logits,
       teacher_logits=teacher_logits, where=where)
-  return flips.rate(hits, where)
+  return _flips.rate(hits, where)

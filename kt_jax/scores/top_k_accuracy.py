@@ -1,11 +1,11 @@
-"""Accuracy that lets a model guess k times."""
+"""Accuracy of the k largest logits."""
 import operator
 
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.scores import flips
+from kt_jax.scores import _flips
 
 
 def top_k_accuracy(
@@ -17,7 +17,7 @@ def top_k_accuracy(
 ) -> jax.Array:
   """Share of examples whose label is among the k largest logits.
 
-  Of equal logits the first comes first, so that k = 1 is `accuracy`.
+  Of equal logits the first ranks higher, so that k = 1 is `accuracy`.
 
   Args:
     student_logits: `[N, K]`.
@@ -28,12 +28,8 @@ def top_k_accuracy(
   Returns:
     Scalar float32 in [0, 1]; 0 where no example counts. A row with NaN is
     wrong.
-
-  Departures: none.
-
-  References: none.
   """
-  flips.check('top_k_accuracy', labels, where, student_logits=student_logits)
+  _flips.check('top_k_accuracy', labels, where, student_logits=student_logits)
   classes = student_logits.shape[-1]
   if isinstance(k, bool) or not hasattr(k, '__index__') or not (
       1 <= operator.index(k) <= classes):
@@ -43,6 +39,7 @@ def top_k_accuracy(
       student_logits, jnp.clip(labels, 0, classes - 1)[:, None], axis=-1)
   ahead = (student_logits > own) | (
       (student_logits == own) & (jnp.arange(classes) < labels[:, None]))
-  known = (labels >= 0) & (labels < classes)
+  in_range = (labels >= 0) & (labels < classes)
   defined = ~jnp.isnan(jnp.max(student_logits, axis=-1))
-  return flips.rate(known & defined & (jnp.sum(ahead, axis=-1) < k), where)
+  return _flips.rate(
+      in_range & defined & (jnp.sum(ahead, axis=-1) < k), where)

@@ -1,4 +1,4 @@
-"""How much of a teacher's extra knowledge arrived."""
+"""Transfer of a teacher's complementary knowledge."""
 import jax
 from jax import numpy as jnp
 
@@ -12,13 +12,13 @@ def transfer_rate(
     labels: jax.Array,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  """New knowledge of the student in the teacher's classes, over the teacher's.
+  """Flips of the student in the teacher's classes, over the teacher's flips.
 
     sum_{k: t_k > 0} s_k / sum_k t_k,
 
   `t` counting by class the positive flips of the teacher against the initial
   student, `s` those of the student after transfer. It compares classes, not
-  examples: `s` may hold flips that the teacher never had, and the rate may
+  examples: `s` can have flips that the teacher does not have, and the rate can
   exceed 1.
 
   Args:
@@ -29,10 +29,8 @@ def transfer_rate(
     where: `[N]` examples that count.
 
   Returns:
-    Scalar float32 >= 0; NaN if the teacher has no positive flip, for then there
-    was nothing to transfer.
-
-  Departures: none; what happens without flips is ours.
+    Scalar float32 >= 0; NaN if the teacher has no positive flip: there is
+    nothing to transfer.
 
   References: roth2024fantastic (transfer results).
   """

@@ -15,6 +15,7 @@
 | write an own loop | `make_session`, then `fit` or `session.step` |
 | write an own step | `make_step`, `init_state`, `step_inputs` |
 """
+from kt_jax.train import _requirements as _requirements
 from kt_jax.train import pool as pool
 from kt_jax.train.evaluate import (
     classification_metrics as classification_metrics,

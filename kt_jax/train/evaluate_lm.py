@@ -58,7 +58,7 @@ class Generator:
 
     @jax.jit
     def generate(arrays, tokens, segments, key):
-      decoders = [models.Member(net, quantize(params, bits), stats)
+      decoders = [models.DecodeModel(net, quantize(params, bits), stats)
                   for net, (params, stats) in zip(nets, arrays)]
       return models.generate(
           decoders, tokens[:, :prompt], where=segments[:, :prompt] > 0,

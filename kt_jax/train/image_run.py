@@ -52,6 +52,16 @@ class ImageRun:
     classes = list(self.spec.teachers[name].classes)
     return logits[:, classes] if classes else logits
 
+  @staticmethod
+  def refuse(spec: specs.Training, info: data.Info) -> None:
+    """Refuses settings that contradict one another."""
+    check_cache(spec)
+    if spec.bilevel.module and not info.sizes['validation']:
+      raise core.UserError('bilevel needs held-out examples: set '
+                           'data.validation.')
+    for augment in spec.evaluate.corruptions.values():
+      data.parse_augment(augment)
+
   # What `make_session` needs.
 
   def session_kw(self) -> dict[str, Any]:
@@ -68,17 +78,13 @@ class ImageRun:
   @staticmethod
   def abstract_kw(spec: specs.Training, info: data.Info, teachers
                  ) -> dict[str, Any]:
-    """As `session_kw`, shapes alone; refuses settings that contradict."""
-    check_cache(spec)
+    """As `session_kw`, shapes alone."""
     few = np.zeros((2, *info.input_shape), np.uint8)
     targets = {n: jax.ShapeDtypeStruct(
         (info.sizes['train'], *np.shape(target(
             fn, n, few, np.zeros(2, np.int32)))[1:]), np.float32)
                for n, fn in spec.targets.items()}
     rows = info.sizes['validation']
-    if spec.bilevel.module and not rows:
-      raise core.UserError('bilevel needs held-out examples: set '
-                           'data.validation.')
     held_out = dict(
         images=jax.ShapeDtypeStruct((rows, *info.input_shape), np.uint8),
         labels=jax.ShapeDtypeStruct((rows,), np.int32))
@@ -90,8 +96,6 @@ class ImageRun:
   @staticmethod
   def check(spec: specs.Training, session: Session, info: data.Info, teachers):
     """Refuses measurements at the end that cannot be made."""
-    for augment in spec.evaluate.corruptions.values():
-      data.parse_augment(augment)
     frozen = [t for n, t in teachers.items()
               if spec.teachers[n].kind == 'frozen']
     if spec.evaluate.cka and not frozen:

@@ -56,6 +56,7 @@ def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
     return done['metrics']
   if _pool_names(spec):
     check(spec)  # names and shapes first: pretraining may take long
+  _kind(spec).refuse(spec, pool.abstract_data(spec.data))
   splits = pool.load_data(spec.data)
   get = lambda name: pool.load(spec, name, workdir, run)
   teachers = {name: get(t.init_from) for name, t in spec.teachers.items()
@@ -63,11 +64,11 @@ def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
   start = get(spec.init_from) if spec.init_from else None
   parents = [*teachers.values(), *[start] * bool(start)]
   splits = splits._replace(info=_as_known(spec, splits.info, start))
-  kind = (text_run.TextRun if isinstance(spec.data, data.Text)
-          else image_run.ImageRun)(spec, splits, teachers)
+  kind = _kind(spec)(spec, splits, teachers)
   session = sessions.make_session(
       spec, splits.info, teachers, start=_fitting(start, splits.info),
       **kind.session_kw())
+  kind.check(spec, session, splits.info, teachers)
   # Constants lie on the mesh once, not again at each step.
   replicated = jax.sharding.NamedSharding(
       session.mesh, jax.sharding.PartitionSpec())
@@ -116,18 +117,20 @@ def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:
     UserError: what is wrong with the spec.
   """
   spec = specs.as_training(spec)
-  key = json.dumps(core.spec.to_dict(spec), sort_keys=True)
-  if key in _CHECKED:
-    return _CHECKED[key]
+  if repr(spec) in _CHECKED:
+    return _CHECKED[repr(spec)]
   reports = check_pool(spec, _pool_names(spec))
   start = pool.load(spec, spec.init_from) if spec.init_from else None
-  _CHECKED[key] = reports + _check(spec, start)
-  return _CHECKED[key]
+  _CHECKED[repr(spec)] = reports + _check(spec, start)
+  return _CHECKED[repr(spec)]
 
 
 def check_pool(spec, names) -> list[Report]:
   """Reports of the pretraining of entries of `spec.pool`, each once."""
   reports = []
+  for name, entry in spec.pool.items():  # those that nothing uses, too
+    if not entry.checkpoint:
+      pool.training_of(spec, name)
   for name in pool.order_of(spec, names):
     start = spec.pool[name].init_from
     reports += [r._replace(name=f'pretrain {name}') for r in _check(
@@ -138,13 +141,13 @@ def check_pool(spec, names) -> list[Report]:
 
 def _check(spec, start) -> list[Report]:
   """Reports of one run; `start` may be abstract."""
-  key = json.dumps([core.spec.to_dict(spec), start and start.source])
+  key = repr((spec, start and start.source))
   if key not in _CHECKED:
     info = _as_known(spec, pool.abstract_data(spec.data), start)
     teachers = {name: pool.load(spec, t.init_from)
                 for name, t in spec.teachers.items() if t.init_from}
-    kind = (text_run.TextRun if isinstance(spec.data, data.Text)
-            else image_run.ImageRun)
+    kind = _kind(spec)
+    kind.refuse(spec, info)
     session = sessions.make_session(
         spec, info, teachers, start=_fitting(start, info),
         **kind.abstract_kw(spec, info, teachers))
@@ -152,6 +155,12 @@ def _check(spec, start) -> list[Report]:
     _CHECKED[key] = [sessions.describe(model_name(spec), session,
                                        spec.loop.steps)]
   return _CHECKED[key]
+
+
+def _kind(spec):
+  """What is particular to the data of a spec."""
+  return (text_run.TextRun if isinstance(spec.data, data.Text)
+          else image_run.ImageRun)
 
 
 def model_name(spec: specs.Training) -> str:

@@ -52,7 +52,7 @@ def make_sample(graph: TermGraph, sampling: specs.Sampling, *, prompt: int,
 
   def draw(params, stats, batches, key, step_context):
     data = batches['data']
-    decoder = lambda name, params, stats: models.Member(
+    decoder = lambda name, params, stats: models.DecodeModel(
         graph.net(name), cast(params), stats)
     own = quantize(params[STUDENT], graph.networks[STUDENT].bits)
     decoders = [decoder(STUDENT, own, stats[STUDENT])]
@@ -124,10 +124,10 @@ def _speculative(sampling):
   def choose(logits, key):
     student, teacher = logits
     mine, theirs = jax.random.split(key)
-    token = models.draw(student, mine, **_settings(sampling))
+    token = models.sample_token(student, mine, **_settings(sampling))
     better = (teacher > jnp.take_along_axis(teacher, token[:, None], 1)).sum(1)
     accepted = better < sampling.accept
-    other = models.draw(teacher, theirs,
+    other = models.sample_token(teacher, theirs,
                         temperature=sampling.teacher_temperature,
                         top_p=sampling.teacher_top_p)
     return jnp.where(accepted, token, other), dict(accepted=accepted)

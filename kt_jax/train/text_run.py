@@ -44,6 +44,24 @@ class TextRun:
     self.validates = len(splits.validation) > 0
     check_prompts(spec, splits.train)
 
+  @staticmethod
+  def refuse(spec: specs.Training, info: data.Info) -> None:
+    """Refuses settings that contradict one another."""
+    image_run.check_cache(spec)
+    if spec.cache.views > 1:
+      raise core.UserError('cache.views of text is 0 (no cache) or 1.')
+    if spec.mixture.every and (len(spec.data.domains) < 2 or not any(
+        t.kind == 'frozen' and not t.tokenizer
+        for t in spec.teachers.values())):
+      raise core.UserError('mixture.every moves the shares of domains by how '
+                           'far the student is behind a frozen teacher: name '
+                           'two domains at least, and a teacher.')
+    if spec.evaluate.responses and not spec.data.prompt:
+      raise core.UserError('evaluate.responses needs prompts: set data.prompt.')
+    if spec.bilevel.module and not info.sizes['validation']:
+      raise core.UserError('bilevel needs held-out rows: set validation of the '
+                           'domains.')
+
   # What `make_session` needs.
 
   def session_kw(self) -> dict[str, Any]:
@@ -64,12 +82,8 @@ class TextRun:
   @classmethod
   def abstract_kw(cls, spec: specs.Training, info: data.Info, teachers
                  ) -> dict[str, Any]:
-    """As `session_kw`, shapes alone; refuses settings that contradict."""
-    check_options(spec)
+    """As `session_kw`, shapes alone."""
     rows = info.sizes['validation']
-    if spec.bilevel.module and not rows:
-      raise core.UserError('bilevel needs held-out rows: set validation of the '
-                           'domains.')
     shape = lambda dtype: jax.ShapeDtypeStruct(
         (rows, *info.input_shape), dtype)
     frozen = {n: t for n, t in teachers.items()
@@ -242,20 +256,6 @@ def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]):
       dict(logits=(spec.data.length, t.info.classes)), spec.cache.dtype,
       image_run.kept(spec, name, t)).shapes()
           for name, t in teachers.items() if spec.cache.views}
-
-
-def check_options(spec: specs.Training) -> None:
-  """Refuses settings that could only fail late."""
-  image_run.check_cache(spec)
-  if spec.cache.views > 1:
-    raise core.UserError('cache.views of text is 0 (no cache) or 1.')
-  if spec.mixture.every and (len(spec.data.domains) < 2 or not any(
-      t.kind == 'frozen' and not t.tokenizer for t in spec.teachers.values())):
-    raise core.UserError('mixture.every moves the shares of domains by how far '
-                         'the student is behind a frozen teacher: name two '
-                         'domains at least, and a teacher.')
-  if spec.evaluate.responses and not spec.data.prompt:
-    raise core.UserError('evaluate.responses needs prompts: set data.prompt.')
 
 
 def check_prompts(spec: specs.Training, rows: data.TextArrays) -> None:

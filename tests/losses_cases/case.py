@@ -13,7 +13,7 @@ class Case(NamedTuple):
   """One way to call a loss."""
   loss: str
   # (r, lead) -> arrays by parameter name, or lists of them; examples lead. More
-  # than the loss takes is fine; a 'key' is a seed.
+  # than the loss reads is fine; a 'key' is a seed.
   arrays: Callable[[np.random.Generator, tuple[int, ...]], Arrays]
   settings: dict[str, Any] = {}
   zero_at_equality: bool = True  # value (of relations: the mean) and gradient
@@ -24,8 +24,7 @@ class Case(NamedTuple):
   soft: bool = False  # labels as probabilities
   fixed: tuple[str, ...] = ()  # arrays that are not scaled: probabilities, ...
   shared: tuple[str, ...] = SHARED
-  whole: bool = False  # one value for the batch, broadcast
-  unmasked: str = ''  # why classes masked by -inf mean nothing to a free loss
+  unmasked: str = ''  # reason why a free loss has no classes masked by -inf
 
   def first(self, name: str) -> int:
     """The axis of `name` that counts the (first axis of) examples."""

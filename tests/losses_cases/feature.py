@@ -78,12 +78,12 @@ CASES: dict[str, Case] = {
     'activation_boundary': row('activation_boundary', OTHER)._replace(
         zero_at_equality=False),
     'activation_boundary_flat': row(
-        'activation_boundary', MAPS, margin=0.3, decay=1)._replace(
+        'activation_boundary', MAPS, margin=0.3, decay=0.7)._replace(
             zero_at_equality=False),
     'vid': row('vid', variances)._replace(
         zero_at_equality=False, shared=('variance',)),
     'overhaul': row('overhaul', margins)._replace(shared=('margin',)),
-    'overhaul_flat': row('overhaul', margins, decay=1)._replace(
+    'overhaul_flat': row('overhaul', margins, decay=0.7)._replace(
         shared=('margin',)),
     'review_kd': row('review_kd', features((8, 9, C), (4, 3, C), (C,))),
     'review_kd_levels': row('review_kd', OTHER, levels=(3, 2)),

@@ -67,20 +67,24 @@ CASES: dict[str, Case] = {
     'class_relation': Case('class_relation', known_and_novel,
                            zero_at_equality=False, batch='relation'),
     'class_relation_detach': Case(
-        'class_relation', known_and_novel, {'detach': True},
+        'class_relation', known_and_novel,
+        {'detach': True, 'temperature': 2.0},
         zero_at_equality=False, batch='relation'),
-    'correlation_congruence': Case('correlation_congruence', vectors,
-                                   batch='relation'),
+    'correlation_congruence': Case(
+        'correlation_congruence', vectors, {'gamma': 0.7, 'order': 3},
+        batch='relation'),
     'correlation_congruence_exact': Case(
-        'correlation_congruence', vectors, {'order': None}, batch='relation'),
+        'correlation_congruence', vectors, {'gamma': 0.3, 'order': None},
+        batch='relation'),
     'correlation_congruence_bilinear': Case(
         'correlation_congruence', vectors, {'kernel': 'bilinear'},
         batch='relation'),
     'crd': Case('crd', embedded, {'examples': 50}, zero_at_equality=False,
                 batch='example'),
     'crd_normalized': Case(
-        'crd', embedded, {'examples': 50, 'student_normalizer': 300.0,
-                          'teacher_normalizer': 200.0},
+        'crd', embedded, {'temperature': 0.3, 'examples': 40,
+                          'student_normalizer': 9.0,
+                          'teacher_normalizer': 2.0},
         zero_at_equality=False, batch='example'),
     'ickd': Case('ickd', same_maps, batch='example'),
     'ickd_plain': Case('ickd', one_map, {'normalize': False}, batch='example'),
@@ -88,18 +92,18 @@ CASES: dict[str, Case] = {
                      batch='relation'),
     'info_nce_symmetric': Case(
         'info_nce', vectors, {'symmetric': True, 'normalize': False,
-                              'temperature': 1.0},
+                              'temperature': 1.5},
         zero_at_equality=False, batch='relation'),
     'inter_layer_relation': Case('inter_layer_relation', same_maps,
-                                 batch='example'),
+                                 {'eps': 0.2}, batch='example'),
     'intra_layer_pattern': Case('intra_layer_pattern', same_maps,
                                 batch='example'),
     'intra_layer_pattern_one': Case('intra_layer_pattern', one_map,
                                     batch='example'),
     'partial_ranking': Case('partial_ranking', scores,
-                            {'candidates': 6, 'ranked': 3},
-                            zero_at_equality=False),
-    'partial_ranking_all': Case('partial_ranking', scores, {'threshold': 0.0},
+                            {'candidates': 6, 'ranked': 3,
+                             'temperature': 0.3}, zero_at_equality=False),
+    'partial_ranking_all': Case('partial_ranking', scores, {'threshold': 0.2},
                                 zero_at_equality=False),
     'pkt': Case('pkt', vectors, batch='relation'),
     'pkt_self': Case('pkt', vectors, {'include_self': True}, batch='relation'),
@@ -110,10 +114,13 @@ CASES: dict[str, Case] = {
                                       **p, 'teacher_features':
                                       p['student_features']},
                                   batch='relation'),
-    'token_graph': Case('token_graph', tokens, {'neighbours': 3},
+    'token_graph': Case('token_graph', tokens, {
+        'local_weight': 2.0, 'global_weight': 0.5, 'inner_weight': 3.0,
+        'neighbors': 3, 'local_temperature': 0.4, 'temperature': 0.3},
                         zero_at_equality=False, batch='relation'),
     'token_graph_drawn': Case(
-        'token_graph', tokens, {'tokens': 3, 'globally': 0, 'neighbours': 4},
+        'token_graph', tokens, {'tokens': 3, 'global_weight': 0,
+                        'neighbors': 4},
         batch='relation'),
     'token_graph_projected': Case(
         'token_graph', tokens_projected, {'sigma': 5.0}, batch='relation',
@@ -166,13 +173,13 @@ BAD = {
                        r'\(4, 2, 2, 5\).*\(4, 2, 2, 6\)'),
     'ickd: vectors': (lambda: losses.ickd(z(4, 5), z(4, 5)), r'\[B, ..., C\]'),
     'ickd: layers': (lambda: losses.ickd([z(4, 2, 5)], [z(4, 2, 5)] * 2),
-                     '1 student_features and 2 teacher_features'),
+                     'has 1 layers, teacher_features 2'),
     'nce: width': (lambda: losses.info_nce(z(4, 5), z(4, 6)),
                    r'student_features.*\(4, 5\).*\(4, 6\)'),
     'nce: cold': (lambda: losses.info_nce(z(4, 5), z(4, 5), temperature=-1.0),
                   'temperature.*-1'),
     'inter: one': (lambda: losses.inter_layer_relation(
-        [z(4, 2, 2, 5)], [z(4, 2, 2, 5)]), 'two layers or more, got 1'),
+        [z(4, 2, 2, 5)], [z(4, 2, 2, 5)]), 'two or more layers, got 1'),
     'inter: channels': (lambda: losses.inter_layer_relation(
         [z(4, 2, 2, 5)] * 2, [z(4, 2, 2, 6)] * 2), r'\(4, 2, 2, 6\)'),
     'inter: factor': (lambda: losses.inter_layer_relation(
@@ -197,14 +204,14 @@ BAD = {
     'trg: widths': (lambda: losses.token_graph(z(4, 3, 5), z(4, 3, 6)),
                     r'L_global compares \(4, 3, 5\) with \(4, 3, 6\)'),
     'trg: one embedding': (lambda: losses.token_graph(
-        z(4, 3, 5), z(4, 3, 5), z(4, 3, 5)), 'come together'),
+        z(4, 3, 5), z(4, 3, 5), z(4, 3, 5)), 'needed together'),
     'trg: no key': (lambda: losses.token_graph(z(4, 3, 5), z(4, 3, 5),
                                                tokens=2), 'with a key'),
     'trg: too many': (lambda: losses.token_graph(
         z(4, 3, 5), z(4, 3, 5), key=jax.random.key(0), tokens=4),
                       r'tokens must be in 0\.\.3'),
-    'trg: neighbours': (lambda: losses.token_graph(
-        z(4, 3, 5), z(4, 3, 5), neighbours=0), 'neighbours must be > 0, got 0'),
+    'trg: neighbors': (lambda: losses.token_graph(
+        z(4, 3, 5), z(4, 3, 5), neighbors=0), 'neighbors must be > 0, got 0'),
     'trg: sigma': (lambda: losses.token_graph(
         z(4, 3, 5), z(4, 3, 5), sigma=0.0), 'sigma must be > 0'),
 }

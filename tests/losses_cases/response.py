@@ -9,7 +9,7 @@ K, T = 5, 3
 
 
 def logits(r, lead, teachers=0, soft=False):
-  """What most experiments have at hand."""
+  """Arrays of most experiments."""
   draw = lambda *axes: 2 * r.normal(size=axes + lead + (K,))
   return {
       'student_logits': draw(),
@@ -47,8 +47,8 @@ def indexed(r, lead):
 
 
 def virtual(p):
-  """The student says what the made-up teacher of label_smoothing_kd says."""
-  u = np.where(np.eye(K)[p['labels']] == 1, 0.99, 0.01 / (K - 1))
+  """The student is the virtual teacher of label_smoothing_kd."""
+  u = np.where(np.eye(K)[p['labels']] == 1, 0.8, 0.2 / (K - 1))
   return p | {'student_logits': np.log(u)}
 
 
@@ -68,9 +68,10 @@ CASES = {
     'cwtm_soft': Case('cwtm', soft, soft=True, zero_at_equality=False,
                       batch='relation'),
     'dist': Case('dist', logits, batch='relation'),
-    'dist_warm': Case('dist', logits, {'temperature': 4.0, 'gamma': 1.0},
-                      batch='relation'),
-    'dkd': Case('dkd', logits),
+    'dist_warm': Case('dist', logits, {'temperature': 4.0, 'beta': 0.7,
+                                       'gamma': 1.5}, batch='relation'),
+    'dkd': Case('dkd', logits, {'temperature': 3.0, 'alpha': 0.6,
+                                'beta': 2.5}),
     'dkpp': Case('dkpp', keyed, zero_at_equality=False,
                  unmasked='the permutation moves the mask'),
     'dkpp_index': Case('dkpp', indexed, zero_at_equality=False,
@@ -84,17 +85,20 @@ CASES = {
     'kd': Case('kd', logits),
     'kd_cold': Case('kd', logits, {'temperature': 0.5}),
     'label_smoothing_kd': Case(
-        'label_smoothing_kd', logits, equal=virtual,
-        unmasked='the made-up teacher gives mass to masked classes: inf'),
+        'label_smoothing_kd', logits, {'temperature': 3.0, 'correct_prob': 0.8},
+        equal=virtual,
+        unmasked='the virtual teacher has mass on masked classes: inf'),
     'logit_standardized_kd': Case(
-        'logit_standardized_kd', logits,
+        'logit_standardized_kd', logits, {'temperature': 3.0},
         unmasked='mean and deviation run over all classes'),
-    'mlkd': Case('mlkd', logits, batch='relation'),
+    'mlkd': Case('mlkd', logits, {
+        'temperatures': (1.5, 4.0), 'instance_weight': 0.7,
+        'batch_weight': 2.0, 'class_weight': 1.3}, batch='relation'),
     'multi_aspect': Case(
         'multi_aspect', aspects, zero_at_equality=False,
         fixed=('teacher_aspects',), unmasked='questions are no classes'),
     'nkd': Case('nkd', logits, zero_at_equality=False),
-    'nkd_warm': Case('nkd', logits, {'temperature': 2.0},
+    'nkd_warm': Case('nkd', logits, {'temperature': 2.0, 'gamma': 0.8},
                      zero_at_equality=False),
     'partitioned_kd': Case('partitioned_kd', logits),
     'partitioned_kd_soft': Case('partitioned_kd', soft, soft=True),
@@ -102,13 +106,14 @@ CASES = {
                                         {'supervised': False}),
     'partitioned_kd_several': Case('partitioned_kd', several,
                                    {'temperature': 2.0}, teachers=T),
-    'reverse_kl': Case('reverse_kl', logits),
-    'skew_kl': Case('skew_kl', logits),
-    'skew_kl_warm': Case('skew_kl', logits, {'temperature': 2.0}),
-    'skew_reverse_kl': Case('skew_reverse_kl', logits),
+    'reverse_kl': Case('reverse_kl', logits, {'temperature': 2.5}),
+    'skew_kl': Case('skew_kl', logits, {'temperature': 2.0, 'skew': 0.35}),
+    'skew_reverse_kl': Case('skew_reverse_kl', logits,
+                            {'temperature': 1.5, 'skew': 0.35}),
     'squared_error_logit': Case('squared_error_logit', logits),
     'total_variation': Case('total_variation', logits),
-    'uskd': Case('uskd', weak, zero_at_equality=False, batch='relation'),
+    'uskd': Case('uskd', weak, {'alpha': 0.7, 'beta': 0.4, 'mu': 0.3},
+                 zero_at_equality=False, batch='relation'),
 }
 
 ids = jnp.zeros(4, jnp.int32)
@@ -120,7 +125,7 @@ def bad(fn, *more, **settings):
   return lambda: fn(z(4, 5), z(4, 5), *more, **settings)
 
 
-# Every loss on logits of two models, called with what they cannot be.
+# Every loss on logits of two models, called with another number of classes.
 BAD = {f'{fn.__name__}: classes': (
     lambda fn=fn, more=more: fn(z(4, 5), z(4, 6), *more),
     rf'{fn.__name__}: (teacher|student_weak)_.*\(4, 6\).*\(4, 5\)')

@@ -41,10 +41,10 @@ CASES: dict[str, Case] = {
     'minillm_sampled': Case(
         'minillm', sampled, {'length_normalized': False, 'clip': 0.5},
         zero_at_equality=False, batch='relation'),
-    'self_evolution_kd': evolution(),
-    'self_evolution_kd_geometric': evolution(form='geometric', hard=1.0),
+    'self_evolution_kd': evolution(hard=0.4, lam=0.3, ratio=0.6),
+    'self_evolution_kd_geometric': evolution(form='geometric', lam=0.8),
     'self_evolution_kd_weight': evolution(form='weight', hard=0.3, lam=0.2),
-    'self_evolution_kd_random': evolution(keyed, choice='random'),
+    'self_evolution_kd_random': evolution(keyed, choice='random', hard=0.4),
     'taid': Case('taid', logits),
     'taid_end': Case('taid', logits, {'share': 1.0}),
     'top_kld': Case('top_kld', logits, {'k': 2}),

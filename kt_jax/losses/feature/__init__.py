@@ -1,1 +1,1 @@
-"""Losses on activations: one example's features against the teacher's."""
+"""Losses on activations, one example at a time."""

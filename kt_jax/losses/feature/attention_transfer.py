@@ -3,8 +3,9 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.difference import difference
-from kt_jax.losses.feature.layers import pairs
+from kt_jax.losses.feature._difference import difference
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import matched_layers
 
 
 def attention_transfer(
@@ -14,7 +15,7 @@ def attention_transfer(
     power: float | jax.Array = 2.0,
     squared: bool = True,
 ) -> jax.Array:
-  r"""Difference of where in the image the two models are active.
+  r"""Difference of the spatial attention maps of the two networks.
 
     sum_l mean_i (q_li^s - q_li^t)^2,   q = Q / ||Q||_2,
     Q_i = mean_c |A_ic|^p over the channels, i over positions.
@@ -40,15 +41,15 @@ def attention_transfer(
   fn = 'attention_transfer'
   if not isinstance(power, jax.core.Tracer) and not power >= 1:
     raise core.UserError(f'{fn}: power must be >= 1, got {power}.')
-  total = 0
-  for s, t in pairs(fn, student_features, teacher_features, least=3,
-                    channels=False):
+
+  def cost(s, t):
     gap = difference(_attention(s, power), _attention(t, power))
     if squared:
-      total += jnp.mean(gap**2, axis=-1)
-    else:
-      total += core.root(jnp.sum(gap**2, axis=-1))
-  return total
+      return jnp.mean(gap**2, axis=-1)
+    return core.root(jnp.sum(gap**2, axis=-1))
+
+  return add_layers(cost(s, t) for s, t in matched_layers(
+      fn, student_features, teacher_features, least=3, channels=False))
 
 
 def _attention(x, power):

@@ -3,7 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.resize import adaptive_pool
+from kt_jax.losses.feature._resize import adaptive_pool
 
 
 def class_attention(
@@ -31,18 +31,18 @@ def class_attention(
     student_head: `[D, K]` kernel W of the classifier.
     teacher_head: the teacher's.
     pool: r, at most the side of either map.
-    normalize: L2-normalise each pooled map over its grid. True is CAT, which
+    normalize: L2-normalize each pooled map over its grid. True is CAT, which
       needs no other term; False is CAT-KD, beside the labels.
     binarize: the teacher's maps become 1 where they exceed their mean absolute
       value and 0 elsewhere, before they are pooled.
-    classes: n > 0 compares the maps of the n classes that the teacher predicts
-      most (of its logits without the bias), n < 0 those of the -n least.
+    classes: n > 0 compares the maps of the n classes with the teacher's largest
+      logits (without the bias), n < 0 those of the -n smallest.
 
   Returns:
     `[B]` losses, at least float32, in squared units of the logits.
 
   Departures: the authors' code takes n - 1 of the most and n + 1 of the least
-  predicted classes, and chooses by logits with the bias.
+  predicted classes, and selects by logits with the bias.
 
   References: guo2023catkd, Sec. 3.
   """
@@ -81,8 +81,8 @@ def class_attention(
   if classes is not None:
     logits = _maps(core.to_float(teacher_features).mean((1, 2)), teacher_head)
     order = jnp.argsort(-logits if classes > 0 else logits, axis=-1)
-    chosen = order[:, None, None, :abs(classes)]
-    student, teacher = (jnp.take_along_axis(x, chosen, axis=-1)
+    top = order[:, None, None, :abs(classes)]
+    student, teacher = (jnp.take_along_axis(x, top, axis=-1)
                         for x in (student, teacher))
   if normalize:
     student, teacher = core.unit(student, (1, 2)), core.unit(teacher, (1, 2))
@@ -90,11 +90,11 @@ def class_attention(
 
 
 def _maps(x, head):
-  """`[..., D]` features, `[..., K]` maps."""
+  """`[..., K]` maps of `[..., D]` features."""
   return jnp.einsum('...d,dk->...k', x, core.to_float(head),
                     precision='highest')
 
 
 def _above(x, threshold):
-  """1 or 0; a NaN stays one."""
+  """1 where x is above the threshold, else 0; a NaN stays one."""
   return jnp.where(jnp.isnan(x), x, (x > threshold).astype(x.dtype))

@@ -2,15 +2,16 @@
 import jax
 from jax import numpy as jnp
 
-from kt_jax.losses.feature.layers import pairs
-from kt_jax.losses.feature.resize import common_grid
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import matched_layers
+from kt_jax.losses.feature._resize import common_grid
 
 
 def fsp(
     student_features: list[jax.Array],
     teacher_features: list[jax.Array],
 ) -> jax.Array:
-  r"""Difference of how each layer turns into the next.
+  r"""Difference of the Gram matrices between each layer and the next.
 
     sum_l ||G_l^s - G_l^t||_F^2,
     G_l = 1/(H W) sum_hw x_l[h, w] x_{l+1}[h, w]^T,  a matrix [C_l, C_{l+1}].
@@ -29,8 +30,8 @@ def fsp(
 
   References: yim2017fsp, Eqs. 1 and 2.
   """
-  layers = pairs('fsp', student_features, teacher_features, least=4,
-                 grid=False)
+  layers = matched_layers('fsp', student_features, teacher_features, least=4,
+                          grid=False)
   if len(layers) < 2:
     raise ValueError('fsp: student_features and teacher_features must be lists '
                      f'of at least 2 layers, got {len(layers)}.')
@@ -38,10 +39,9 @@ def fsp(
     if maps[0].ndim != 4:
       raise ValueError(f'fsp: layer {i} has shape {maps[0].shape}; maps are '
                        '[B, H, W, C].')
-  total = 0
-  for (s, t), (s_next, t_next) in zip(layers, layers[1:]):
-    total += jnp.sum((_flow(s, s_next) - _flow(t, t_next))**2, axis=(1, 2))
-  return total
+  return add_layers(
+      jnp.sum((_flow(s, s_next) - _flow(t, t_next))**2, axis=(1, 2))
+      for (s, t), (s_next, t_next) in zip(layers, layers[1:]))
 
 
 def _flow(x, y):

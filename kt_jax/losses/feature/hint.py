@@ -2,7 +2,8 @@
 import jax
 from jax import numpy as jnp
 
-from kt_jax.losses.feature.layers import pairs
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import matched_layers
 
 
 def hint(
@@ -28,7 +29,6 @@ def hint(
 
   References: romero2015fitnets, Eq. 3.
   """
-  total = 0
-  for s, t in pairs('hint', student_features, teacher_features):
-    total += jnp.mean((s - t)**2, axis=tuple(range(1, s.ndim)))
-  return total
+  layers = matched_layers('hint', student_features, teacher_features)
+  return add_layers(jnp.mean((s - t)**2, axis=tuple(range(1, s.ndim)))
+                    for s, t in layers)

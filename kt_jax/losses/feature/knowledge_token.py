@@ -2,7 +2,7 @@
 import jax
 from jax import numpy as jnp
 
-from kt_jax.losses.feature.layers import pairs
+from kt_jax.losses.feature._layers import matched_layers
 
 
 def knowledge_token(
@@ -10,11 +10,11 @@ def knowledge_token(
     teacher_features: jax.Array,
     targets: jax.Array | None = None,
 ) -> jax.Array:
-  r"""Squared error of a student that is given the token, to the teacher.
+  r"""Squared errors of a student with a teacher's knowledge token.
 
     mean_i (s_i - t_i)^2 + mean_i (s_i - y_i)^2,
 
-  the second where there are targets. The token is an input of the student
+  the second if there are targets. The token is an input of the student
   (`knowledge_tokens` of `models.vit_*`): first trained alone in the frozen
   teacher, on the targets, then frozen; it fits students of the same width.
 
@@ -22,28 +22,29 @@ def knowledge_token(
     student_features: `[B, ...]` outputs, such as heatmaps `[B, H, W, J]`.
     teacher_features: the same of the teacher without the token; no gradient is
       stopped here.
-    targets: the same from the ground truth; None leaves that term out.
+    targets: the ground truth of the same shape; None leaves that term out.
 
   Returns:
     `[B]` losses, at least float32, in squared units of the outputs; 0 where
     all are equal.
 
-  Departures: none known; there is no public code of the token. Without it this
-  is the paper's output distillation; for the token alone, and to train it, use
-  `losses.hint` with `teacher_features` renamed to the targets.
+  Departures: there is no public code of the token to compare with. Without it
+  this is the paper's output distillation; for the token alone, and to train it,
+  use `losses.hint` with the targets as `teacher_features`.
 
   References: xu2022vitpose, Sec. 3, the transferability of ViTPose.
   """
   fn = 'knowledge_token'
-  shapes = {'teacher_features': teacher_features, 'targets': targets}
-  for name, value in shapes.items():
+  for name, value in dict(teacher_features=teacher_features,
+                          targets=targets).items():
     if value is not None and value.shape != student_features.shape:
       raise ValueError(f'{fn}: {name} has shape {value.shape}, '
                        f'student_features {student_features.shape}; they must '
                        'agree.')
-  total = 0
-  for value in shapes.values():
-    if value is not None:
-      (s, t), = pairs(fn, student_features, value)
-      total += jnp.mean((s - t)**2, axis=tuple(range(1, s.ndim)))
-  return total
+
+  def error(outputs):
+    (s, t), = matched_layers(fn, student_features, outputs)
+    return jnp.mean((s - t)**2, axis=tuple(range(1, s.ndim)))
+
+  total = error(teacher_features)
+  return total if targets is None else total + error(targets)

@@ -3,9 +3,10 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import pairs
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import matched_layers
 
-KERNELS = ('gaussian', 'linear', 'polynomial')
+_KERNELS = ('gaussian', 'linear', 'polynomial')
 
 
 def nst(
@@ -14,7 +15,7 @@ def nst(
     *,
     kernel: str = 'polynomial',
 ) -> jax.Array:
-  r"""Distance of the distributions of channels: what each is selective for.
+  r"""Distance of the distributions of channels, each a map of positions.
 
     sum_l mean k(t_c, t_c') + mean k(s_c, s_c') - 2 mean k(s_c, t_c'),
 
@@ -38,17 +39,18 @@ def nst(
 
   References: huang2017nst, Sec. 4: the loss, then the three kernels.
   """
-  if kernel not in KERNELS:
+  if kernel not in _KERNELS:
     raise core.UserError(
-        'nst: ' + core.nearest('kernel', kernel, KERNELS))
-  total = 0
-  for s, t in pairs('nst', student_features, teacher_features, least=3,
-                    channels=False):
+        'nst: ' + core.nearest('kernel', kernel, _KERNELS))
+
+  def cost(s, t):
     s, t = (core.unit(x.reshape(len(x), -1, x.shape[-1]), 1) for x in (s, t))
     k = _kernel(s, t, kernel)
     mean = lambda x, y: jnp.mean(k(x, y), axis=(1, 2))
-    total += mean(t, t) + mean(s, s) - 2 * mean(s, t)
-  return total
+    return mean(t, t) + mean(s, s) - 2 * mean(s, t)
+
+  return add_layers(cost(s, t) for s, t in matched_layers(
+      'nst', student_features, teacher_features, least=3, channels=False))
 
 
 def _kernel(s, t, kernel):
@@ -64,6 +66,6 @@ def _kernel(s, t, kernel):
     return jnp.maximum(0, length(x)[:, :, None] + length(y)[:, None]
                        - 2 * dot(x, y))
   v = jax.lax.stop_gradient(jnp.mean(square(s, t), (1, 2), keepdims=True))
-  # Lengths are one: below this all channels are alike, up to rounding.
+  # Lengths are one: below this all channels are equal, up to rounding.
   v = jnp.where(v < 1e-5, 1, v)
   return lambda x, y: jnp.exp(-square(x, y) / (2 * v))

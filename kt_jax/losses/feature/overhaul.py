@@ -3,8 +3,9 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.losses.feature.layers import pairs
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.losses.feature._layers import matched_layers
 
 
 def overhaul(
@@ -14,7 +15,7 @@ def overhaul(
     *,
     decay: float | jax.Array = 0.5,
 ) -> jax.Array:
-  r"""Squared distance to the teacher's responses, negative ones cut short.
+  r"""Squared distance to the teacher's responses, negative ones clipped.
 
     sum_l w_l sum_i d(s_li, max(t_li, m_lc(i))),
     d(s, t) = 0 if s <= t <= 0, else (s - t)^2.
@@ -38,18 +39,19 @@ def overhaul(
   References: heo2019overhaul, Sec. 3: margin ReLU, partial L2 distance.
   """
   core.check_positive('overhaul', decay=decay)
-  layers = pairs('overhaul', student_features, teacher_features)
+  layers = matched_layers('overhaul', student_features, teacher_features)
   margin = as_list(margin)
   if len(margin) != len(layers):
     raise ValueError(f'overhaul: margin has {len(margin)} layers, '
                      f'student_features {len(layers)}.')
-  total = 0
-  for (s, t), m in zip(layers, margin):
+
+  def cost(s, t, m):
     if m.shape != s.shape[-1:]:
       raise ValueError(f'overhaul: margin has shape {m.shape}, '
                        f'student_features {s.shape}; one entry per channel is '
                        'needed.')
     t = jnp.maximum(t, core.to_float(m))
-    cost = jnp.where((s <= t) & (t <= 0), 0, (s - t)**2)
-    total = decay * total + jnp.sum(cost, axis=tuple(range(1, s.ndim)))
-  return total
+    return jnp.sum(jnp.where((s <= t) & (t <= 0), 0, (s - t)**2),
+                   axis=tuple(range(1, s.ndim)))
+
+  return add_layers((cost(s, t, m) for (s, t), m in zip(layers, margin)), decay)

@@ -5,8 +5,9 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import pairs
-from kt_jax.losses.feature.resize import adaptive_pool
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import matched_layers
+from kt_jax.losses.feature._resize import adaptive_pool
 
 
 def review_kd(
@@ -33,23 +34,26 @@ def review_kd(
   Returns:
     `[B]` losses, at least float32, in squared units of the activations.
 
-  Departures: none from the authors' code; the paper has the weights in words.
+  Departures: the weights 2^-k are those of the authors' code; the paper gives
+  them in words.
 
   References: chen2021review, Sec. 3, hierarchical context loss.
   """
   if any(level != int(level) or level < 1 for level in levels):
     raise core.UserError('review_kd: levels must be whole numbers of at least '
                          f'1, got {tuple(levels)}.')
-  total = 0
-  for s, t in pairs('review_kd', student_features, teacher_features):
+
+  def cost(s, t):
     axes = tuple(range(1, s.ndim))
     side = min(s.shape[1:3]) if s.ndim == 4 else 0
-    cost, weight, weights = jnp.mean((s - t)**2, axes), 1.0, 1.0
+    total, weight, weights = jnp.mean((s - t)**2, axes), 1.0, 1.0
     for level in levels:
       if level < side:
         weight /= 2
         weights += weight
         gap = adaptive_pool(s - t, level, level)
-        cost += weight * jnp.mean(gap**2, axes)
-    total += cost / weights
-  return total
+        total += weight * jnp.mean(gap**2, axes)
+    return total / weights
+
+  layers = matched_layers('review_kd', student_features, teacher_features)
+  return add_layers(cost(s, t) for s, t in layers)

@@ -3,8 +3,9 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.feature.layers import as_list
-from kt_jax.losses.feature.layers import pairs
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import as_list
+from kt_jax.losses.feature._layers import matched_layers
 
 
 def vid(
@@ -12,11 +13,11 @@ def vid(
     teacher_features: jax.Array | list[jax.Array],
     variance: jax.Array | list[jax.Array],
 ) -> jax.Array:
-  r"""How badly a Gaussian around the student's guess explains the teacher.
+  r"""Negative log-likelihood of the teacher under a Gaussian regressor.
 
     sum_l mean_i 1/2 [ (t_li - mu_li)^2 / v_lc(i) + log v_lc(i) ],
 
-  a bound on the information that the student's features hold on the teacher's.
+  a bound on the mutual information of the two networks' features.
 
   Args:
     student_features: `[B, ..., C]` means mu, or a list of layers, from
@@ -33,17 +34,18 @@ def vid(
 
   References: ahn2019vid, Sec. 2, the Gaussian observation model.
   """
-  layers = pairs('vid', student_features, teacher_features)
+  layers = matched_layers('vid', student_features, teacher_features)
   variance = as_list(variance)
   if len(variance) != len(layers):
     raise ValueError(f'vid: variance has {len(variance)} layers, '
                      f'student_features {len(layers)}.')
-  total = 0
-  for (s, t), v in zip(layers, variance):
+
+  def cost(s, t, v):
     if v.shape != s.shape[-1:]:
       raise ValueError(f'vid: variance has shape {v.shape}, student_features '
                        f'{s.shape}; one entry per channel is needed.')
     v = core.to_float(v)
-    cost = 0.5 * ((t - s)**2 / v + jnp.log(v))
-    total += jnp.mean(cost, axis=tuple(range(1, s.ndim)))
-  return total
+    return jnp.mean(0.5 * ((t - s)**2 / v + jnp.log(v)),
+                    axis=tuple(range(1, s.ndim)))
+
+  return add_layers(cost(s, t, v) for (s, t), v in zip(layers, variance))

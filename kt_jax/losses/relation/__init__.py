@@ -1,1 +1,1 @@
-"""Losses on how examples, tokens, channels or layers relate to one another."""
+"""Losses on relations between examples, tokens, channels or layers."""

@@ -3,7 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses import _rows
 
 
 def class_relation(
@@ -14,17 +14,17 @@ def class_relation(
     temperature: float | jax.Array = 4.0,
     detach: bool = False,
 ) -> jax.Array:
-  r"""Keeps how a sample of a novel class resembles the known classes.
+  r"""Preserves the similarity of novel samples to the known classes.
 
     tau^2 w_i / mean(w) * - sum_{k <= K} r_ik log q_ik,
     r = softmax(z_t / tau),   q = softmax(z_s[:K] / tau),
     w_i = sum_{k <= K} softmax(z_s / tau)_ik:
 
-  the more the student takes the sample for one of known classes, the more.
+  samples that the student takes for one of the known classes weigh more.
 
   Args:
     student_logits: `[..., K + novel]`, the K known classes first.
-    teacher_logits: `[..., K]` of the net trained on the known classes; no
+    teacher_logits: `[..., K]` of the network trained on known classes; no
       gradient is stopped here.
     where: `[...]` bool, the samples that count: those without labels; None:
       all.
@@ -36,8 +36,8 @@ def class_relation(
     over all samples that count. A cross entropy: the floor is the (weighted)
     entropy of r.
 
-  Departures: none from the public code, where the gradient goes through w and
-  its mean. It divides cosines by 0.1 first: here that is the head's work.
+  Departures: the public code divides cosines by 0.1 first: here that belongs to
+  the head. As there, w and its mean have a gradient.
 
   References: gu2023crkd, Sec. 3.
   """
@@ -53,12 +53,12 @@ def class_relation(
     where = jnp.ones(shape[:-1], bool)
   elif where.shape != shape[:-1]:
     raise ValueError(f'{fn}: where has shape {where.shape}; it must be '
-                     f'{shape[:-1]}, one entry a sample.')
-  s = pairs.blank(student_logits, where) / temperature
-  t = pairs.blank(teacher_logits, where) / temperature
+                     f'{shape[:-1]}, one entry per sample.')
+  s = _rows.blank(student_logits, where) / temperature
+  t = _rows.blank(teacher_logits, where) / temperature
   known = s[..., :teacher[-1]]
-  log_all = jax.nn.logsumexp(known, axis=-1) - jax.nn.logsumexp(s, axis=-1)
-  weight = jnp.where(where, jnp.exp(log_all), 0)
+  log_mass = jax.nn.logsumexp(known, axis=-1) - jax.nn.logsumexp(s, axis=-1)
+  weight = jnp.where(where, jnp.exp(log_mass), 0)
   if detach:
     weight = jax.lax.stop_gradient(weight)
   mean = core.masked_mean(weight, where)

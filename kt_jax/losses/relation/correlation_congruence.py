@@ -5,7 +5,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses.relation import _pairs
 
 
 def correlation_congruence(
@@ -39,8 +39,8 @@ def correlation_congruence(
     example i, so that their mean over valid examples is the value above.
 
   Departures: the bilinear kernel too is one of unit vectors. A well-known
-  public version, said to be the authors', multiplies differences of
-  neighbours in the batch and is not this formula; others follow it.
+  public version, attributed to the authors, multiplies differences of
+  neighbors in the batch and is not this formula; others follow it.
 
   References: peng2019cckd, Sec. 3.
   """
@@ -52,7 +52,7 @@ def correlation_congruence(
     raise core.UserError(f'{fn}: order must be an integer >= 1 or None, '
                          f'got {order}.')
   core.check_positive(fn, gamma=gamma)
-  s, t, valid, n = pairs.embeddings(fn, student_features, teacher_features,
+  s, t, valid, n = _pairs.embeddings(fn, student_features, teacher_features,
                                     where)
 
   def correlation(x):
@@ -66,5 +66,5 @@ def correlation_congruence(
                  for p in range(1, order + 1))
     return jnp.exp(-2 * jnp.asarray(gamma, x.dtype)) * (1 + series)
 
-  gap = jnp.where(pairs.both(valid), correlation(s) - correlation(t), 0)
+  gap = jnp.where(_pairs.both(valid), correlation(s) - correlation(t), 0)
   return jnp.sum(jnp.square(gap), axis=-1) / n

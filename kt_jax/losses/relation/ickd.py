@@ -3,7 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import zip_layers
 
 
 def ickd(
@@ -12,11 +13,11 @@ def ickd(
     *,
     normalize: bool = True,
 ) -> jax.Array:
-  r"""Which channels of an example's map go together.
+  r"""Correlations between the channels of each example's map.
 
     1/C sum_cd (G^s_cd - G^t_cd)^2,   G = F^T F, each row at length 1,
 
-  F the map with one position a row; summed over pairs of layers.
+  F the map with one position per row; summed over pairs of layers.
 
   Args:
     student_features: `[B, ..., C]` maps or tokens, or a list of layers.
@@ -28,22 +29,24 @@ def ickd(
     `[B]` losses, at least float32, 0 at equality, without unit if `normalize`.
 
   Departures: rows of length 1 and 1/C follow the authors' code, whose
-  transform of the student (1x1 convolution, batch norm) is a module's work. The
-  grid variant for dense prediction is this on patches as examples.
+  transform of the student (1x1 convolution, batch norm) belongs to a module.
+  The grid variant for dense prediction is this loss, patches as examples.
 
   References: liu2021ickd, Sec. 3.
   """
   fn = 'ickd'
-  total = 0.0
-  for s, t in pairs.layers(fn, student_features, teacher_features):
+
+  def cost(s, t):
     if (min(s.ndim, t.ndim) < 3 or s.shape[0] != t.shape[0]
         or s.shape[-1] != t.shape[-1]):
       raise ValueError(
           f'{fn}: student_features has shape {s.shape}, teacher_features '
           f'{t.shape}; they must be [B, ..., C] and agree in B and C.')
     gap = _correlation(s, normalize) - _correlation(t, normalize)
-    total += jnp.sum(jnp.square(gap), axis=(1, 2)) / s.shape[-1]
-  return total
+    return jnp.sum(jnp.square(gap), axis=(1, 2)) / s.shape[-1]
+
+  return add_layers(cost(s, t) for s, t in zip_layers(
+      fn, student_features, teacher_features))
 
 
 def _correlation(x, normalize):

@@ -1,9 +1,9 @@
-"""InfoNCE between two nets."""
+"""InfoNCE between two networks."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses.relation import _pairs
 
 
 def info_nce(
@@ -15,7 +15,7 @@ def info_nce(
     symmetric: bool = False,
     normalize: bool = True,
 ) -> jax.Array:
-  r"""Finds an example's teacher embedding among those of the batch.
+  r"""Identifies an example's teacher embedding among those of the batch.
 
     - log e^{<s_i, t_i> / tau} / sum_j e^{<s_i, t_j> / tau}.
 
@@ -25,7 +25,7 @@ def info_nce(
       `modules.EmbeddingHead`); no gradient is stopped here.
     where: `[B]` bool, the n examples that count; None: all.
     temperature: tau > 0, a scalar, possibly traced.
-    symmetric: the mean of this and of finding s_i among the s_j by t_i.
+    symmetric: the mean of this and of identifying s_i among the s_j by t_i.
     normalize: whether vectors are brought to length 1: cosines.
 
   Returns:
@@ -40,14 +40,14 @@ def info_nce(
   """
   fn = 'info_nce'
   core.check_positive(fn, temperature=temperature)
-  s, t, valid, _ = pairs.embeddings(fn, student_features, teacher_features,
+  s, t, valid, _ = _pairs.embeddings(fn, student_features, teacher_features,
                                     where, same_width=True)
   if normalize:
     s, t = core.unit(s), core.unit(t)
   score = core.dot(s, t) / temperature
   # A row that does not count still has its own column, so that it is finite.
   column = valid | jnp.eye(len(valid), dtype=bool)
-  loss = pairs.nll(score, column)
+  loss = _pairs.nll(score, column)
   if symmetric:
-    loss = (loss + pairs.nll(score.T, column)) / 2
+    loss = (loss + _pairs.nll(score.T, column)) / 2
   return loss

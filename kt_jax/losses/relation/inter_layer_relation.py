@@ -5,9 +5,10 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import zip_layers
 
-FN = 'inter_layer_relation'
+_FN = 'inter_layer_relation'
 
 
 def inter_layer_relation(
@@ -20,7 +21,7 @@ def inter_layer_relation(
 
     sum_{l < m} |G^s_lm - G^t_lm|^2,   G_lm = F_l^T F_m / (h w),
 
-  F_l the map of layer l, one position a row, each channel at mean 0 and
+  F_l the map of layer l, one position per row, each channel at mean 0 and
   variance 1 over positions: G_lm are Pearson correlations, which a positive
   scale and a shift of a channel leave unchanged (up to `eps`).
 
@@ -36,27 +37,29 @@ def inter_layer_relation(
     entries of G and over pairs of layers, they grow with C_l C_m.
 
   Departures: the public code reads the first image of a batch only; the paper
-  has one image a batch, whose loss this is.
+  has one image per batch: this is its loss.
 
   References: liu2020skt, Sec. 3.
   """
   if not isinstance(eps, jax.core.Tracer) and not eps >= 0:
-    raise core.UserError(f'{FN}: eps must be >= 0, got {eps}.')
-  layers = pairs.layers(FN, student_features, teacher_features)
+    raise core.UserError(f'{_FN}: eps must be >= 0, got {eps}.')
+  layers = zip_layers(_FN, student_features, teacher_features)
   if len(layers) < 2:
-    raise ValueError(f'{FN}: needs two layers or more, got {len(layers)}.')
+    raise ValueError(f'{_FN}: needs two or more layers, got {len(layers)}.')
   for s, t in layers:
     if (s.ndim != 4 or t.ndim != 4 or s.shape[0] != t.shape[0]
         or s.shape[-1] != t.shape[-1]):
       raise ValueError(
-          f'{FN}: student_features has shape {s.shape}, teacher_features '
+          f'{_FN}: student_features has shape {s.shape}, teacher_features '
           f'{t.shape}; they must be [B, H, W, C] and agree in B and C.')
   students, teachers = (_standard(maps, eps) for maps in zip(*layers))
-  total = 0.0
-  for l, m in itertools.combinations(range(len(layers)), 2):
-    gap = _gram(students[l], students[m]) - _gram(teachers[l], teachers[m])
-    total += jnp.sum(jnp.square(gap), axis=(1, 2))
-  return total
+
+  def cost(i, j):
+    gap = _gram(students[i], students[j]) - _gram(teachers[i], teachers[j])
+    return jnp.sum(jnp.square(gap), axis=(1, 2))
+
+  return add_layers(cost(i, j) for i, j in itertools.combinations(
+      range(len(layers)), 2))
 
 
 def _standard(maps, eps):
@@ -66,16 +69,16 @@ def _standard(maps, eps):
   for x in maps:
     b, x_h, x_w, c = x.shape
     if x_h % h or x_w % w:
-      raise ValueError(f'{FN}: a map of shape {x.shape} cannot be pooled to '
+      raise ValueError(f'{_FN}: a map of shape {x.shape} cannot be pooled to '
                        f'{h}x{w} by whole factors.')
     x = core.to_float(x).reshape(b, h, x_h // h, w, x_w // w, c)
     x = jnp.max(x, axis=(2, 4)).reshape(b, h * w, c)
     # Differences from one position first: a constant channel is exactly 0.
     x = x - jax.lax.stop_gradient(x[:, :1])
     x = x - jnp.mean(x, axis=1, keepdims=True)
-    spread = jnp.mean(jnp.square(x), axis=1, keepdims=True) + eps
-    flat = spread == 0
-    x = jnp.where(flat, 0, x / jnp.sqrt(jnp.where(flat, 1, spread)))
+    variance = jnp.mean(jnp.square(x), axis=1, keepdims=True) + eps
+    flat = variance == 0
+    x = jnp.where(flat, 0, x / jnp.sqrt(jnp.where(flat, 1, variance)))
     out.append(jnp.swapaxes(x, 1, 2))
   return out
 

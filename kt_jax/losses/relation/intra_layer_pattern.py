@@ -3,14 +3,15 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses.feature._layers import add_layers
+from kt_jax.losses.feature._layers import zip_layers
 
 
 def intra_layer_pattern(
     student_features: jax.Array | list[jax.Array],
     teacher_features: jax.Array | list[jax.Array],
 ) -> jax.Array:
-  r"""Direction of the channel vector at each position of each layer.
+  r"""Differences in direction of the channel vectors at each position.
 
     sum_layers sum_positions (1 - cos(s_p, t_p)).
 
@@ -24,21 +25,23 @@ def intra_layer_pattern(
     zeros has cosine 0 with any and costs 1. A sum over positions: it grows with
     the image.
 
-  Departures: none; the paper trains with one image a batch, whose loss this is.
+  Departures: the paper trains with one image per batch: this is its loss.
 
   References: liu2020skt, Sec. 3.
   """
   fn = 'intra_layer_pattern'
-  total = 0.0
-  for s, t in pairs.layers(fn, student_features, teacher_features):
+
+  def cost(s, t):
     if s.ndim < 2 or s.shape != t.shape:
       raise ValueError(
           f'{fn}: student_features has shape {s.shape}, teacher_features '
           f'{t.shape}; they must be [B, ..., C] and agree.')
     s, t = core.unit(core.to_float(s)), core.unit(core.to_float(t))
-    # 1 - cos, without cancellation; a zero vector lacks half a square.
-    apart = jnp.sum(jnp.square(s - t), axis=-1) / 2
-    lacking = sum(jnp.where(jnp.all(x == 0, axis=-1), 0.5, 0.0)
+    # 1 - cos, without cancellation: half a square is missing per zero vector.
+    half = jnp.sum(jnp.square(s - t), axis=-1) / 2
+    missing = sum(jnp.where(jnp.all(x == 0, axis=-1), 0.5, 0.0)
                   for x in (s, t))
-    total += jnp.sum((apart + lacking).reshape(len(s), -1), axis=-1)
-  return total
+    return jnp.sum((half + missing).reshape(len(s), -1), axis=-1)
+
+  return add_layers(cost(s, t) for s, t in zip_layers(
+      fn, student_features, teacher_features))

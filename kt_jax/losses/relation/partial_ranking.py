@@ -14,7 +14,7 @@ def partial_ranking(
     threshold: float | None = None,
     temperature: float | jax.Array = 0.07,
 ) -> jax.Array:
-  r"""The order in which the teacher puts a query's hardest negatives.
+  r"""Ranking of a query's hardest negatives in the order of the teacher.
 
     1/m sum_{r <= m} - log e^{s_r / tau} / sum_{k >= r} e^{s_k / tau},
 
@@ -25,20 +25,20 @@ def partial_ranking(
   Args:
     student_logits: `[..., C]` similarities of a query to C negatives.
     teacher_logits: `[..., C]` the teacher's scores of the same; an order has
-      no gradient. A score of -inf (in either) takes a negative out: the
-      positive, its duplicates, padding.
+      no gradient. A score of -inf (in either) excludes an entry: the positive,
+      its duplicates, padding.
     candidates: how many negatives are mined, >= 1; all if C is smaller.
     ranked: how many of them are ranked, >= 1.
-    threshold: teacher's score above which a candidate is ranked; None: any.
+    threshold: the teacher's score above which a candidate is ranked; None: any.
     temperature: tau > 0, that of the student's own contrastive loss.
 
   Returns:
-    `[...]` losses in nats, at least float32; 0 for a query of which nothing is
-    ranked. Candidates of equal score stand in the order of their index.
+    `[...]` losses in nats, at least float32; 0 for a query without ranked
+    candidates. Candidates of equal score are in the order of their index.
 
-  Departures: candidates not ranked stay in the sums below, so that m is small
-  and the rest count as easier. The paper's text was not at hand: this follows a
-  reconstruction from its abstract, and `candidates`, `ranked` are ours.
+  Departures: candidates not ranked stay in the sums, as easier than those
+  ranked. The paper's text was not accessible to us: this follows its abstract,
+  and `candidates`, `ranked` are ours.
 
   References: chen2024cprd.
   """
@@ -53,20 +53,20 @@ def partial_ranking(
   s, t = core.to_float(student_logits), core.to_float(teacher_logits)
   out = jnp.isneginf(s) | jnp.isneginf(t)
   s, t = jnp.where(out, -jnp.inf, s), jnp.where(out, -jnp.inf, t)
-  # A NaN has no place in an order, and is not to vanish in it.
-  broken = jnp.any(jnp.isnan(s) | jnp.isnan(t), axis=-1)
+  # A NaN cannot be ordered, and must not get lost in the sort.
+  invalid = jnp.any(jnp.isnan(s) | jnp.isnan(t), axis=-1)
 
-  # Sorts, unlike top_k, stay on the device of their query.
+  # A sort, unlike top_k, stays on the device of its query.
   _, s, t = jax.lax.sort((-s, s, t), num_keys=1)
   s, t = s[..., :candidates], t[..., :candidates]
   _, s, t = jax.lax.sort((-t, s, t), num_keys=1)
-  there = ~jnp.isneginf(t)
-  wins = there & (jnp.arange(s.shape[-1]) < ranked)
+  present = ~jnp.isneginf(t)
+  wins = present & (jnp.arange(s.shape[-1]) < ranked)
   if threshold is not None:
     wins &= t > threshold
-  # Those out are last in order. Finite, so that no inf - inf is differentiated.
-  s = jnp.where(there, s / temperature, jnp.finfo(s.dtype).min)
+  # Excluded ones are last. Finite, so that no inf - inf is differentiated.
+  s = jnp.where(present, s / temperature, jnp.finfo(s.dtype).min)
   below = jax.lax.cumlogsumexp(s, axis=s.ndim - 1, reverse=True)
   loss = jnp.sum(jnp.where(wins, below - s, 0), axis=-1)
   loss /= jnp.maximum(jnp.sum(wins, axis=-1), 1)
-  return jnp.where(broken, jnp.nan, loss)
+  return jnp.where(invalid, jnp.nan, loss)

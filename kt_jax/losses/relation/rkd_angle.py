@@ -3,9 +3,9 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses.relation import _pairs
 
-TRIPLES = 2**22  # at once; 16 MiB for each array of that many
+_TRIPLES = 2**22  # at once: 16 MiB per array of floats
 
 
 def rkd_angle(
@@ -19,8 +19,8 @@ def rkd_angle(
     a_ijk = <u_ij, u_ik>,   u_ij = (e_j - e_i) / |e_j - e_i|.
 
   Computed by the law of cosines from the B^2 distances, without unit vectors of
-  size B^2 D, and for as many i at once as make 2^22 triples: the gradient peaks
-  at about 40 MB for B = 128 and 90 MB from B = 256 on.
+  size B^2 D, and for at most 2^22 triples at once: the gradient peaks at about
+  40 MB for B = 128 and 90 MB from B = 256 on.
 
   Args:
     student_features: `[B, ...]`, flattened to vectors.
@@ -30,16 +30,14 @@ def rkd_angle(
   Returns:
     `[B]` shares, at least float32, without unit, 0 at equality: sum_jk / n^2
     for vertex i, so that their mean over valid examples is the value above.
-    Angles with a side of length 0 are 0, and are in the mean, as published.
-
-  Departures: none.
+    Cosines with a side of length 0 are 0, and are in the mean, as published.
 
   References: park2019rkd, Sec. 3.2.2.
   """
-  s, t, valid, n = pairs.embeddings('rkd_angle', student_features,
+  s, t, valid, n = _pairs.embeddings('rkd_angle', student_features,
                                     teacher_features, where)
-  pair = pairs.both(valid)
-  # Scales and shifts do not matter; near 1 the products stay in range.
+  pair = _pairs.both(valid)
+  # Scale does not matter; near 1 the products stay in range.
   s, t = (core.squared_distances(_small(x)) for x in (s, t))
 
   def cosines(square, row):
@@ -51,13 +49,13 @@ def rkd_angle(
 
   @jax.checkpoint
   def vertex(rows):
-    return jnp.sum(pairs.huber(cosines(s, rows[0]) - cosines(t, rows[1])))
+    return jnp.sum(_pairs.huber(cosines(s, rows[0]) - cosines(t, rows[1])))
 
   size = len(valid)
-  if size**3 <= TRIPLES:
+  if size**3 <= _TRIPLES:
     share = jax.vmap(vertex)((s, t))
   else:
-    share = jax.lax.map(vertex, (s, t), batch_size=max(1, TRIPLES // size**2))
+    share = jax.lax.map(vertex, (s, t), batch_size=max(1, _TRIPLES // size**2))
   return jnp.where(valid, share, 0) / n**2
 
 

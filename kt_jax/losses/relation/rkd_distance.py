@@ -3,7 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses.relation import _pairs
 
 
 def rkd_distance(
@@ -11,13 +11,13 @@ def rkd_distance(
     teacher_features: jax.Array,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  r"""Distances between examples, each net's in units of its own mean distance.
+  r"""Distances between examples, in units of each network's mean distance.
 
     1/n^2 sum_ij huber(d^s_ij - d^t_ij),   d_ij = |e_i - e_j| / mu,
 
   mu the mean of the distances above 0, huber half the square up to 1 and
-  linear beyond. Rotating, moving or scaling either net's embeddings changes
-  nothing, and their widths may differ.
+  linear beyond. Rotating, shifting or scaling either network's embeddings
+  changes nothing, and their widths may differ.
 
   Args:
     student_features: `[B, ...]`, flattened to vectors.
@@ -29,18 +29,18 @@ def rkd_distance(
     example i, so that their mean over valid examples is the value above. The
     diagonal (zeros) is in it, as published. mu is differentiated.
 
-  Departures: none from the paper. The public code holds squared distances
-  above 1e-12, so that examples that coincide enter mu; here they do not.
+  Departures: the public code clips squared distances at 1e-12, so that examples
+  that coincide enter mu; here, as in the paper, they do not.
 
   References: park2019rkd, Sec. 3.2.1.
   """
-  s, t, valid, n = pairs.embeddings('rkd_distance', student_features,
+  s, t, valid, n = _pairs.embeddings('rkd_distance', student_features,
                                     teacher_features, where)
-  pair = pairs.both(valid)
+  pair = _pairs.both(valid)
 
   def relative(x):
     d = jnp.where(pair, core.root(core.squared_distances(x)), 0)
     mean = jnp.sum(d) / jnp.maximum(jnp.sum(d > 0), 1)
     return d / jnp.where(mean == 0, 1, mean)
 
-  return jnp.sum(pairs.huber(relative(s) - relative(t)), axis=-1) / n
+  return jnp.sum(_pairs.huber(relative(s) - relative(t)), axis=-1) / n

@@ -1,1 +1,1 @@
-"""Losses that read logits, most of them those of one example at a time."""
+"""Losses on logits, most of them of one example at a time."""

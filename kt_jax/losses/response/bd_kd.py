@@ -3,8 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.response._temper import temper
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.temper import temper
 
 _GATES = ('calibrating', 'flipped', 'forward', 'reverse', 'both')
 
@@ -17,19 +17,19 @@ def bd_kd(
     delta: float = 2.0,
     gate: str = 'calibrating',
 ) -> jax.Array:
-  r"""Forward and reverse divergence, weighted by who of the two is surer.
+  r"""Forward and reverse divergence, the weights set by the entropies.
 
     tau^2 [a KL(p || q) + b KL(q || p)],
     (a, b) = (delta, 1) if H(q) < H(p), else (1, delta),
 
   H the entropy; p and q the probabilities of teacher and student at tau. A
-  student that is surer than its teacher is pulled back by the forward term, one
-  that is less sure is sharpened by the reverse term.
+  student more confident than its teacher is pulled back by the forward term, a
+  less confident one is sharpened by the reverse term.
 
   Args:
     student_logits: `[..., K]` raw logits.
     teacher_logits: `[..., K]` raw logits; no gradient is stopped here.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
     delta: the larger weight, > 0.
     gate: 'calibrating' as above, 'flipped' with a and b swapped; without delta
       and entropies: 'forward' (1, 0), 'reverse' (0, 1), 'both' (1, 1).
@@ -38,10 +38,11 @@ def bd_kd(
     `[...]` losses in nats, tau^2 included, at least float32, 0 at equality. The
     gate has no gradient. Where only one masks a class (-inf) the loss is inf.
 
-  Departures: the direction of the gate and its two levels are ours: the paper's
-  text that we had says that the entropies decide for each sample, not how. The
-  partners' own cross entropies, and the teacher's side (its term is
-  `losses.kd` with the roles swapped), are the objective's.
+  Departures: the direction of the gate and its two levels are ours: the
+  paper, as far as we could check, states that the entropies decide per sample,
+  not how.
+  The partners' own cross entropies, and the teacher's side (its term is
+  `losses.kd` with the roles swapped), belong to the objective.
 
   References: amara2022bdkd.
   """
@@ -58,14 +59,15 @@ def bd_kd(
     return reverse()
   if gate == 'both':
     return forward() + reverse()
-  surer = _entropy(student_logits, temperature) < _entropy(
+  confident = _entropy(student_logits, temperature) < _entropy(
       teacher_logits, temperature)
-  to_forward = surer if gate == 'calibrating' else ~surer
+  to_forward = confident if gate == 'calibrating' else ~confident
   return (jnp.where(to_forward, delta, 1) * forward()
           + jnp.where(to_forward, 1, delta) * reverse())
 
 
 def _entropy(logits, temperature):
-  log_p = jax.nn.log_softmax(*temper('bd_kd', temperature, logits))
+  z, = temper('bd_kd', temperature, logits)
+  log_p = jax.nn.log_softmax(z)
   p = jnp.exp(log_p)
   return -jnp.sum(p * jnp.where(p == 0, 0, log_p), axis=-1)

@@ -3,7 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.response.labels import expected
+from kt_jax.losses.response._labels import expected
 
 
 def cross_entropy(
@@ -12,24 +12,19 @@ def cross_entropy(
     *,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
-  r"""Cross entropy with class ids or with probabilities.
+  r"""Negative log-likelihood of class ids, or of probabilities.
 
     -sum_k y_k log softmax(z)_k,   y <- (1 - a) y + a / K.
 
   Args:
     student_logits: `[..., K]` raw logits z.
-    labels: `[...]` integer class ids, or `[..., K]` probabilities, as mixup
-      gives them; these are taken as they are, not renormalised. An id outside
-      0..K-1 gives NaN.
+    labels: `[...]` integer class ids, or `[..., K]` probabilities, as from
+      mixup; these are not renormalized. An id outside 0..K-1 gives NaN.
     label_smoothing: a, in [0, 1].
 
   Returns:
     `[...]` losses in nats, at least float32. A class masked by a logit of -inf
     adds nothing while its label is 0; smoothing would make that infinite.
-
-  Departures: none.
-
-  References: none (the negative log-likelihood).
   """
   core.check_logits('cross_entropy', student_logits=student_logits)
   core.check_fraction('cross_entropy', label_smoothing=label_smoothing)

@@ -3,7 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses import _rows
 from kt_jax.losses.response.cross_entropy import cross_entropy
 
 
@@ -13,11 +13,11 @@ def cwtm(
     labels: jax.Array,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  r"""Cross entropy with the labels, each example weighted by the teacher's top.
+  r"""Cross entropy, each example weighted by the teacher's largest probability.
 
     sum_i w_i CE(q_i, y_i),   w_i = max_k p_ik / sum_j max_k p_jk.
 
-  What is left of distillation without what it says of the other classes.
+  A control: distillation without the teacher's information on other classes.
 
   Args:
     student_logits: `[B, K]` raw logits.
@@ -27,10 +27,8 @@ def cwtm(
 
   Returns:
     `[B]` shares n w_i CE_i in nats, at least float32, with a floor above 0:
-    their mean over valid examples is the weighted sum above.
-
-  Departures: none. As the weights are relative to the batch, micro-batches and
-  a short last batch weigh anew.
+    their mean over valid examples is the weighted sum above. The weights are
+    relative to the batch: they change with micro-batches and a short last one.
 
   References: furlanello2018born, Sec. 3 (CWTM).
   """
@@ -40,8 +38,8 @@ def cwtm(
     raise ValueError(
         f'cwtm: student_logits has shape {student_logits.shape}, labels '
         f'{labels.shape}; allowed are [B, K] and [B] or [B, K].')
-  valid = pairs.valid_rows('cwtm', student_logits, where)
-  z_s, z_t = (pairs.blank(z, valid) for z in (student_logits, teacher_logits))
+  valid = _rows.valid_rows('cwtm', student_logits, where)
+  z_s, z_t = (_rows.blank(z, valid) for z in (student_logits, teacher_logits))
   rows = valid.reshape((-1,) + (1,) * (labels.ndim - 1))
   task = cross_entropy(z_s, jnp.where(rows, labels, 0))
   top = jnp.max(jax.nn.softmax(z_t), axis=-1)

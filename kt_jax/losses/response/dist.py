@@ -3,8 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
-from kt_jax.losses.response.standard import standardized
+from kt_jax.losses import _rows
+from kt_jax.losses.response._standard import standardized
 
 
 def dist(
@@ -16,13 +16,12 @@ def dist(
     beta: float = 2.0,
     gamma: float = 2.0,
 ) -> jax.Array:
-  r"""Correlates predictions, class by class and example by example.
+  r"""Correlates predictions over the classes and over the examples.
 
     tau^2 [beta mean_i (1 - rho(q_i, p_i)) + gamma mean_k (1 - rho(q^k, p^k))],
 
-  rho being Pearson's correlation, p_i and q_i the probabilities at tau that
-  teacher and student give to the classes for example i, p^k and q^k those of
-  class k over the examples.
+  rho being Pearson's correlation, p_i and q_i the probabilities of teacher and
+  student at tau for example i, p^k and q^k those of class k over the examples.
 
   Args:
     student_logits: `[B, K]` raw logits.
@@ -50,11 +49,11 @@ def dist(
         f'dist: student_logits has shape {student_logits.shape}, temperature '
         f'{jnp.shape(temperature)}; allowed are [B, K] and a scalar.')
   core.check_positive('dist', temperature=temperature)
-  valid = pairs.valid_rows('dist', student_logits, where)
-  q, p = (jax.nn.softmax(pairs.blank(z, valid) / temperature)
+  valid = _rows.valid_rows('dist', student_logits, where)
+  q, p = (jax.nn.softmax(_rows.blank(z, valid) / temperature)
           for z in (student_logits, teacher_logits))
-  def apart(axis, where):
+  def distance(axis, where):
     product = standardized(q, axis, where) * standardized(p, axis, where)
     return 1 - jnp.mean(product, axis=-1)
-  return temperature**2 * (beta * apart(-1, None)
-                           + gamma * apart(0, valid[:, None]))
+  return temperature**2 * (beta * distance(-1, None)
+                           + gamma * distance(0, valid[:, None]))

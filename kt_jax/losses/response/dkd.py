@@ -3,10 +3,10 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.response._labels import expected
+from kt_jax.losses.response._labels import is_true
+from kt_jax.losses.response._temper import temper
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.labels import expected
-from kt_jax.losses.response.labels import is_true
-from kt_jax.losses.response.temper import temper
 
 
 def dkd(
@@ -18,7 +18,7 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
 ) -> jax.Array:
-  r"""Distils the true class's probability and the rest's shares apart.
+  r"""Distillation of the true class and of the other classes, decoupled.
 
     tau^2 [alpha KL(b_t || b_s) + beta KL(r_t || r_s)],
 
@@ -30,7 +30,7 @@ def dkd(
     student_logits: `[..., K]` raw logits z_s, K >= 2.
     teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
     labels: `[...]` integer class ids y. An id outside 0..K-1 gives NaN.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
     alpha: weight of the true class against the rest.
     beta: weight of the rest; the paper's depends on the pair of networks.
 
@@ -39,7 +39,7 @@ def dkd(
 
   Departures: the public code takes logarithms of summed probabilities and hides
   the true class by -1000; here both stay exact. Its linear warm-up of the term
-  is the objective's matter.
+  belongs to the objective.
 
   References: zhao2022dkd, Eq. 7.
   """

@@ -1,4 +1,6 @@
 """Dark knowledge with permuted predictions."""
+import math
+
 import jax
 from jax import numpy as jnp
 
@@ -12,19 +14,20 @@ def dkpp(
     key: jax.Array,
     index: jax.Array | None = None,
 ) -> jax.Array:
-  r"""Distils the teacher's top probability and, of the others, only the values.
+  r"""Distillation of the top class, the other probabilities permuted.
 
     KL(p' || q),   p' = p with all but its largest entry permuted at random.
 
-  What is left of distillation without what it says of single other classes.
+  A control: distillation without the teacher's information on which of the
+  other classes are probable.
 
   Args:
     student_logits: `[..., K]` raw logits of q.
     teacher_logits: `[..., K]` raw logits of p; no gradient is stopped here.
-    key: of the permutations; a new one each step draws new ones.
-    index: `[...]` integer, where the examples stand in the training set. With
-      it an example's permutation hangs on (key, index) alone, not on its place
-      in the batch; None: on (key, place).
+    key: random key of the permutations.
+    index: `[...]` integer, places of the examples in the training set. With it
+      an example's permutation depends on (key, index) only; None: on key and
+      its place in the batch.
 
   Returns:
     `[...]` losses in nats at temperature 1, at least float32; not 0 at equality
@@ -37,20 +40,22 @@ def dkpp(
   """
   core.check_logits('dkpp', student_logits=student_logits,
                     teacher_logits=teacher_logits)
-  *lead, classes = student_logits.shape
+  lead, classes = student_logits.shape[:-1], student_logits.shape[-1]
   if index is None:
-    index = jnp.arange(student_logits.size // classes).reshape(lead)
-  if index.shape != tuple(lead):
-    raise ValueError(f'dkpp: index has shape {index.shape}; it must be '
-                     f'{tuple(lead)}, one entry an example.')
+    index = jnp.arange(math.prod(lead)).reshape(lead)
+  if index.shape != lead:
+    raise ValueError(f'dkpp: index has shape {index.shape}; it must be {lead}, '
+                     'one entry per example.')
 
   def permuted(z, index):
-    drawn = jax.random.uniform(jax.random.fold_in(key, index), (classes,))
+    noise = jax.random.uniform(jax.random.fold_in(key, index), (classes,))
     top = jnp.arange(classes) == jnp.argmax(z)
     # Both orders begin with the top class, so that it keeps its place.
-    source = jnp.argsort(jnp.where(top, -1, drawn))
+    source = jnp.argsort(jnp.where(top, -1, noise))
     target = jnp.argsort(jnp.where(top, -1, jnp.arange(classes)))
     return z[source][jnp.argsort(target)]
 
-  flat = jax.vmap(permuted)(teacher_logits.reshape(-1, classes), index.ravel())
-  return kd(student_logits, flat.reshape(student_logits.shape), temperature=1.0)
+  # An axis at a time: flattened, axes that are sharded would be gathered.
+  for _ in lead:
+    permuted = jax.vmap(permuted)
+  return kd(student_logits, permuted(teacher_logits, index), temperature=1.0)

@@ -2,7 +2,7 @@
 import jax
 
 from kt_jax import core
-from kt_jax.losses.response.labels import expected
+from kt_jax.losses.response._labels import expected
 
 
 def expected_reward(student_logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,10 +1,10 @@
-"""Generalised Jensen-Shannon divergence."""
+"""Generalized Jensen-Shannon divergence."""
 import jax
 
 from kt_jax import core
+from kt_jax.losses.response._mixture import log_mixture
+from kt_jax.losses.response._temper import temper
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.mixture import log_mixture
-from kt_jax.losses.response.temper import temper
 
 
 def jsd(
@@ -23,14 +23,14 @@ def jsd(
   Args:
     student_logits: `[..., K]` raw logits z_s.
     teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
-    beta: in [0, 1]; not traced. At the ends the formula is 0, so that they
-      stand for what it tends to over beta and over 1 - beta: 0 is
+    beta: in [0, 1]; not traced. At the ends the formula is 0: there the
+      limits of its quotients by beta and by 1 - beta are returned, 0 is
       `losses.kd`, 1 is `losses.reverse_kl`.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
 
   Returns:
     `[...]` losses in nats, tau^2 included, at least float32, 0 at equality; at
-    most tau^2 log 2 where beta is not at an end, whoever masks a class.
+    most tau^2 log 2 where beta is not at an end, whichever masks a class.
 
   Departures: the paper and its public code leave tau^2 out.
 

@@ -3,7 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.response.temper import temper
+from kt_jax.losses.response._temper import temper
 
 
 def kd(
@@ -20,10 +20,10 @@ def kd(
   Args:
     student_logits: `[..., K]` raw logits z_s.
     teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
 
   Returns:
-    `[...]` losses in nats, at least float32, 0 at equality. The tau^2 is in:
+    `[...]` losses in nats, at least float32, 0 at equality. tau^2 is included:
     gradients keep their size when tau changes. A class that both mask by a
     logit of -inf adds nothing; one that only the student masks costs inf.
 

@@ -3,8 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.response._labels import is_true
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.labels import is_true
 
 
 def label_smoothing_kd(
@@ -14,7 +14,7 @@ def label_smoothing_kd(
     temperature: float | jax.Array = 20.0,
     correct_prob: float = 0.99,
 ) -> jax.Array:
-  r"""Distils a made-up teacher that is always right and never surer than a.
+  r"""Distillation from a virtual teacher that is always right.
 
     tau^2 KL(u' || softmax(z / tau)),   u' ~ u^(1/tau),
     u_k = a if k = y, else (1 - a) / (K - 1).
@@ -22,7 +22,7 @@ def label_smoothing_kd(
   Args:
     student_logits: `[..., K]` raw logits z, K >= 2.
     labels: `[...]` integer class ids y. An id outside 0..K-1 gives NaN.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
       At 1 it is label smoothing less the entropy of u.
     correct_prob: a, between 0 and 1.
 

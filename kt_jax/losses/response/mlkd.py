@@ -3,7 +3,7 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses import _rows
 from kt_jax.losses.response.kd import kd
 
 
@@ -17,7 +17,7 @@ def mlkd(
     batch_weight: float = 1.0,
     class_weight: float = 1.0,
 ) -> jax.Array:
-  r"""Aligns predictions, their likeness across examples and across classes.
+  r"""Aligns predictions and their products over examples and over classes.
 
     sum_tau [a tau^2 mean_i KL(p_i || q_i) + b/n |Q Q' - P P'|^2
              + c/K |Q' Q - P' P|^2],
@@ -41,7 +41,7 @@ def mlkd(
 
   Departures: the paper sees each image weakly and strongly augmented, and the
   public code masks the weak half by confidence after the mean, which there is a
-  factor of about one half; both are the objective's matter.
+  factor of about one half; both belong to the objective.
 
   References: jin2023mlkd, Sec. 3.
   """
@@ -51,9 +51,9 @@ def mlkd(
     raise ValueError('mlkd: student_logits must be [B, K], got '
                      f'{student_logits.shape}.')
   core.check_positive('mlkd', temperatures=temperatures)
-  valid = pairs.valid_rows('mlkd', student_logits, where)
-  z_s, z_t = (pairs.blank(z, valid) for z in (student_logits, teacher_logits))
-  ratio = pairs.count(valid) / z_s.shape[-1]
+  valid = _rows.valid_rows('mlkd', student_logits, where)
+  z_s, z_t = (_rows.blank(z, valid) for z in (student_logits, teacher_logits))
+  ratio = _rows.count(valid) / z_s.shape[-1]
   total = jnp.zeros(valid.shape, z_s.dtype)
   for tau in temperatures:
     q, p = (jnp.where(valid[:, None], jax.nn.softmax(z / tau), 0)

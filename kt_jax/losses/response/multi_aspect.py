@@ -9,7 +9,7 @@ def multi_aspect(
     student_aspects: jax.Array,
     teacher_aspects: jax.Array,
 ) -> jax.Array:
-  r"""Binary cross entropies with what a language model answers about an image.
+  r"""Binary cross entropy with a language model's answers about an image.
 
     -1/Q sum_q [t_q log s(z_q) + (1 - t_q) log(1 - s(z_q))],   s the sigmoid.
 
@@ -19,9 +19,8 @@ def multi_aspect(
 
   Returns:
     `[...]` losses in nats, at least float32. Their floor is the mean entropy of
-    the targets, where s(z) = t.
-
-  Departures: none. The paper weighs it by 4 beside the task's cross entropy.
+    the targets, where s(z) = t. Beside the task's cross entropy
+    the paper weighs it by 4.
 
   References: lee2024multiaspect, Sec. 3.
   """

@@ -1,11 +1,11 @@
-"""Normalised knowledge distillation."""
+"""Normalized knowledge distillation."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.response.labels import expected
-from kt_jax.losses.response.labels import is_true
-from kt_jax.losses.response.temper import temper
+from kt_jax.losses.response._labels import expected
+from kt_jax.losses.response._labels import is_true
+from kt_jax.losses.response._temper import temper
 
 
 def nkd(
@@ -16,18 +16,18 @@ def nkd(
     temperature: float | jax.Array = 1.0,
     gamma: float = 1.5,
 ) -> jax.Array:
-  r"""Cross entropies with the true class and with the rest, normalised.
+  r"""Cross entropies of the true class and of the rest, normalized.
 
     -p_y log q_y - gamma tau^2 sum_{k != y} p'_k log q'_k,
 
   p and q the probabilities of teacher and student at temperature 1, p' and q'
-  those over the other classes alone, at tau.
+  those over the other classes only, at tau.
 
   Args:
     student_logits: `[..., K]` raw logits, K >= 2.
     teacher_logits: `[..., K]` raw logits; no gradient is stopped here.
     labels: `[...]` integer class ids y. An id outside 0..K-1 gives NaN.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
     gamma: weight of the rest.
 
   Returns:

@@ -2,10 +2,10 @@
 import jax
 
 from kt_jax import core
+from kt_jax.losses.response._mixture import check_skew
+from kt_jax.losses.response._mixture import log_mixture
+from kt_jax.losses.response._temper import temper
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.mixture import check_skew
-from kt_jax.losses.response.mixture import log_mixture
-from kt_jax.losses.response.temper import temper
 
 
 def skew_kl(
@@ -15,7 +15,7 @@ def skew_kl(
     skew: float = 0.1,
     temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
-  r"""Divergence from the teacher of a student that is mixed with the teacher.
+  r"""Divergence from the teacher of a mixture of student and teacher.
 
     tau^2 KL(p || a p + (1 - a) q),
     p = softmax(z_t / tau),  q = softmax(z_s / tau).
@@ -25,7 +25,7 @@ def skew_kl(
     teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
     skew: a, in [0, 1), the teacher's share of the mixture, not traced; 0 is
       `losses.kd`.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
 
   Returns:
     `[...]` losses in nats, tau^2 included, at least float32, 0 at equality; at

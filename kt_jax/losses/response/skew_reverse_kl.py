@@ -2,7 +2,7 @@
 import jax
 
 from kt_jax import core
-from kt_jax.losses.response.mixture import check_skew
+from kt_jax.losses.response._mixture import check_skew
 from kt_jax.losses.response.skew_kl import skew_kl
 
 
@@ -13,7 +13,7 @@ def skew_reverse_kl(
     skew: float = 0.1,
     temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
-  r"""Divergence from the student of a teacher that is mixed with the student.
+  r"""Divergence from the student of a mixture of teacher and student.
 
     tau^2 KL(q || (1 - a) p + a q),
     p = softmax(z_t / tau),  q = softmax(z_s / tau).
@@ -23,7 +23,7 @@ def skew_reverse_kl(
     teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
     skew: a, in [0, 1), the student's share of the mixture, not traced; 0 is
       `losses.reverse_kl`.
-    temperature: tau > 0, a scalar or one an example, `[...]`; possibly traced.
+    temperature: tau > 0, a scalar or one per example, `[...]`; possibly traced.
 
   Returns:
     `[...]` losses in nats, tau^2 included, at least float32, 0 at equality; at

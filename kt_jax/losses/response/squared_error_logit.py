@@ -3,8 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.response.labels import expected
-from kt_jax.losses.response.labels import is_true
+from kt_jax.losses.response._labels import expected
+from kt_jax.losses.response._labels import is_true
 
 
 def squared_error_logit(
@@ -12,24 +12,22 @@ def squared_error_logit(
     teacher_logits: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-  r"""Fits the probability that the teacher gives to the observed label.
+  r"""Fits the teacher's probability of the observed label.
 
     1/2 [log softmax(z_s)_y - log softmax(z_t)_y]^2.
 
-  Of the teacher only that one number is looked at. Fitting it does not bias
-  the student, as weighting the cross entropy by it would.
+  Only that number of the teacher is read. Fitting it does not bias the student,
+  as weighting the cross entropy by it would.
 
   Args:
     student_logits: `[..., K]` raw logits z_s.
     teacher_logits: `[..., K]` raw logits z_t; no gradient is stopped here.
-    labels: `[...]` integer class ids y, in the paper drawn from the teacher. An
-      id outside 0..K-1 gives NaN.
+    labels: `[...]` integer class ids y, in the paper sampled from the teacher.
+      An id outside 0..K-1 gives NaN.
 
   Returns:
     `[...]` losses in nats squared, at least float32, 0 at equality. A label
-    that either masks by a logit of -inf gives inf or NaN.
-
-  Departures: none.
+    that either model masks by a logit of -inf gives inf or NaN.
 
   References: zhao2023limits, the learner SEL of Sec. 4.2.
   """

@@ -3,10 +3,10 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.relation import pairs
+from kt_jax.losses import _rows
+from kt_jax.losses.response._labels import expected
+from kt_jax.losses.response._labels import is_true
 from kt_jax.losses.response.cross_entropy import cross_entropy
-from kt_jax.losses.response.labels import expected
-from kt_jax.losses.response.labels import is_true
 
 
 def uskd(
@@ -19,7 +19,7 @@ def uskd(
     beta: float = 0.1,
     mu: float = 0.005,
 ) -> jax.Array:
-  r"""Soft labels made of the student's own confidence and ranking.
+  r"""Soft labels from the student's own confidence and ranking.
 
     -alpha t log q_y - beta sum_{k != y} r_k log q'_k + mu CE(w, y'),
     t = 1 + q_y^2 - mean q_y^2,   r_k ~ 1 / rank of q'_k + w'_k,
@@ -52,8 +52,8 @@ def uskd(
   core.check_logits(fn, student_logits=student_logits,
                     student_weak_logits=student_weak_logits)
   true = is_true(fn, student_logits, labels)
-  valid = pairs.valid_rows(fn, student_logits, where)
-  z, weak = (pairs.blank(v, valid)
+  valid = _rows.valid_rows(fn, student_logits, where)
+  z, weak = (_rows.blank(v, valid)
              for v in (student_logits, student_weak_logits))
   labels, true = jnp.where(valid, labels, 0), true & valid[:, None]
 

@@ -4,7 +4,7 @@ from jax import numpy as jnp
 
 from kt_jax import core
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.sequence.threshold import at_least
+from kt_jax.losses.sequence._threshold import at_least
 
 
 def adaptive_kl(
@@ -13,14 +13,14 @@ def adaptive_kl(
     *,
     head: float = 0.5,
 ) -> jax.Array:
-  r"""Forward where the head of the teacher is missed, reverse for its tail.
+  r"""Forward and reverse divergence, weighted by errors in head and tail.
 
     [g_h KL(p || q) + g_t KL(q || p)] / (g_h + g_t),
     g_h = sum_{k in head} |p_k - q_k|,   g_t = sum_{k not in head} |p_k - q_k|,
     p = softmax(z_t),  q = softmax(z_s).
 
-  The head are the most probable classes of the teacher, as many as have no more
-  than `head` of the mass together, and the first in any case.
+  The head are the most probable classes of the teacher whose probabilities add
+  up to no more than `head`, and the first in any case.
 
   Args:
     student_logits: `[..., V]` raw logits z_s.
@@ -29,12 +29,12 @@ def adaptive_kl(
 
   Returns:
     `[...]` losses in nats at temperature 1, at least float32, 0 at equality.
-    The two weights add up to 1 and are constants: their gradient is stopped. A
-    class that one of the two masks by a logit of -inf costs inf.
+    The two weights add up to 1; their gradient is stopped. A class that only
+    one of the two masks by a logit of -inf costs inf.
 
-  Departures: none from the public code, which stops the gradient of the weights
-  too, but for ties: it reads masked logits as 0, and of equal probabilities it
-  takes those that its sort puts first, where here all or none are in the head.
+  Departures: of equal probabilities the public code takes those that its sort
+  puts first, where here all or none are in the head; it reads masked logits as
+  0. It stops the gradient of the weights too.
 
   References: wu2024akl, Sec. 4.
   """
@@ -43,7 +43,7 @@ def adaptive_kl(
   core.check_fraction('adaptive_kl', head=head)
   p, q = (jax.lax.stop_gradient(jax.nn.softmax(core.to_float(z)))
           for z in (teacher_logits, student_logits))
-  _, in_head = at_least(p, lambda kept: jnp.sum(p, -1, where=kept) > head)
+  _, in_head = at_least(p, lambda top: jnp.sum(p, -1, where=top) > head)
   in_head |= p == jnp.max(p, axis=-1, keepdims=True)
   gap = jnp.abs(p - q)
   total = jnp.sum(gap, axis=-1)

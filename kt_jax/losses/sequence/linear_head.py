@@ -1,15 +1,15 @@
-"""A loss on logits, from hidden states, some tokens at a time."""
+"""A loss on logits computed from hidden states, some tokens at a time."""
 from collections.abc import Callable
 
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
-from kt_jax.losses.sequence.chunks import chunked
-from kt_jax.losses.sequence.chunks import in_blocks
-from kt_jax.losses.sequence.chunks import sum_in_blocks
-from kt_jax.losses.sequence.heads import arrays_read
-from kt_jax.losses.sequence.heads import check_heads
+from kt_jax.losses.sequence._chunks import chunked
+from kt_jax.losses.sequence._chunks import in_blocks
+from kt_jax.losses.sequence._chunks import sum_in_blocks
+from kt_jax.losses.sequence._heads import arrays_read
+from kt_jax.losses.sequence._heads import check_heads
 
 
 def linear_head(
@@ -34,29 +34,29 @@ def linear_head(
 
     sum_i w_i fn(c tanh(h_i W / c), ...)
 
-  Value and gradient are made in one pass over chunks of tokens: four matrix
-  products, the logits of two models and two gradients; none is made again.
+  Value and gradient are computed in one pass over chunks of tokens: four matrix
+  products, the logits of two models and two gradients, without recomputation.
 
   Args:
     fn: a loss of this package, or another by its rules, that reads each token
-      by itself: student_logits and, as it likes, teacher_logits and labels.
-    student_hidden: `[..., W]` h, what the head is applied to.
+      by itself: student_logits, and possibly teacher_logits and labels.
+    student_hidden: `[..., W]` h, inputs of the head.
     student_head: `[W, V]`.
     teacher_hidden: `[..., W']`, if fn reads teacher_logits.
     teacher_head: `[W', V']`.
     labels: `[...]` integer, if fn reads them.
-    where: `[...]` bool, the tokens that count, whatever stands in others.
+    where: `[...]` bool, the tokens that count; the others may be NaN.
     weight: `[...]` w, constants; None: 1.
-    chunk: about how many tokens are in memory as logits, two models' and one
-      gradient in the place of the student's.
-    block: about how many of those fn sees at once; as many as chunk: all.
-    student_softcap: c of the student; 0: logits as they are.
+    chunk: about how many tokens are in memory as logits: those of two models
+      and one gradient, in the place of the student's.
+    block: about how many of those fn is applied to at once; chunk: all.
+    student_softcap: c of the student; 0: no cap.
     teacher_softcap: c of the teacher.
     transposed: heads are `[V, W]`, as tied embeddings are.
-    vocabulary: how many classes there are, the first ones of both heads; None:
-      as many as the narrower has. Logits beyond are cut off where V and V'
-      differ, else -inf, which fn must allow.
-    **settings: of fn; arrays among them are scalars.
+    vocabulary: number of classes, the first ones of both heads; None: that of
+      the narrower head. Logits beyond are cut off where V and V' differ, else
+      -inf, which fn must allow.
+    **settings: settings of fn; arrays among them are scalars.
 
   Returns:
     The sum of fn's values, and how many tokens count, both at least float32.
@@ -66,11 +66,8 @@ def linear_head(
     sharded; W's gradient is summed over the tokens' axis for each chunk.
 
   Raises:
-    ValueError: fn reads anything else, or sorts; arrays lack or do not fit.
-
-  Departures: none.
-
-  References: none (a way to compute, not a method).
+    ValueError: fn reads other arrays, or sorts; arrays are missing or do not
+      fit.
   """
   reads = arrays_read(fn)
   if 'teacher_logits' not in reads:
@@ -89,7 +86,7 @@ def linear_head(
   traced = {n: v for n, v in settings.items() if isinstance(v, jax.Array)}
   for name, value in traced.items():
     if value.ndim:
-      raise core.UserError(f'linear_head: {name} must be a scalar; got shape '
+      raise core.UserError(f'linear_head: {name} must be a scalar, got shape '
                            f'{value.shape}.')
 
   valid = (jnp.ones(student_hidden.shape[:-1], bool) if where is None
@@ -110,12 +107,12 @@ def linear_head(
     z = z[:, :classes]
     if cap:
       z = cap * jnp.tanh(z / cap)
-    if vocabulary not in (None, classes):
+    if vocabulary is not None and vocabulary < classes:
       z = jnp.where(jnp.arange(classes) < vocabulary, z, -jnp.inf)
     return z
 
   def chunk_of(hidden, head, row, rest):
-    """Products of a chunk, what else goes with it, and its loss of them."""
+    """Loss of a chunk, its logits, the other arrays and the block size."""
     row = dict(row)
     if teacher_head is not None:
       row['teacher'] = product(forms[0], row.pop('teacher_hidden'),

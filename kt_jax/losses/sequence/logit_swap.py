@@ -3,8 +3,8 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.response._labels import is_true
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.labels import is_true
 
 
 def logit_swap(
@@ -12,7 +12,7 @@ def logit_swap(
     teacher_logits: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-  r"""Divergence from a teacher that is made to say what the label says.
+  r"""Divergence from a teacher with the label as its mode.
 
     KL(p' || q),   p' = softmax(z'),  q = softmax(z_s),
 
@@ -29,8 +29,8 @@ def logit_swap(
     `[...]` losses in nats at temperature 1, at least float32. `losses.kd` at
     temperature 1 where the label is the mode already.
 
-  Departures: a port of the public kind divides by the rows of the batch, pads
-  included; here it is a value a token.
+  Departures: public code divides by the rows of the batch, padding included;
+  here it is one value per token.
 
   References: jiang2024mixcpt (logit swap self-distillation).
   """
@@ -39,8 +39,8 @@ def logit_swap(
   z = core.to_float(teacher_logits)
   gold = is_true('logit_swap', z, labels)
   mode = jnp.argmax(z, axis=-1, keepdims=True) == jnp.arange(z.shape[-1])
-  def at(which):
-    value = jnp.sum(z, axis=-1, keepdims=True, where=which)
-    return jnp.where(jnp.any(which, axis=-1, keepdims=True), value, jnp.nan)
+  def at(one_hot):
+    value = jnp.sum(z, axis=-1, keepdims=True, where=one_hot)
+    return jnp.where(jnp.any(one_hot, axis=-1, keepdims=True), value, jnp.nan)
   swapped = jnp.where(gold, at(mode), jnp.where(mode, at(gold), z))
   return kd(student_logits, swapped, temperature=1.0)

@@ -1,11 +1,11 @@
-"""MiniLLM: reverse divergence of whole sequences that were sampled."""
+"""MiniLLM: reverse divergence of whole sampled sequences."""
 import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.response._labels import expected
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.labels import expected
-from kt_jax.losses.sequence.tokens import valid_tokens
+from kt_jax.losses.sequence._tokens import valid_tokens
 
 
 def minillm(
@@ -23,8 +23,8 @@ def minillm(
     KL(q_i || p_i) + max(G_i w_i, G_i clip(w_i, 1 - c, 1 + c)),
     G_i = sg(sum_{j > i} log q_j(y_j) - log p_j(y_j)),   w_i = q_i(y_i) / s_i,
 
-  the first term exact over the next token, the second what this token does to
-  later ones. s_i is the probability that token i was sampled with.
+  the first term exact over the next token, the second the effect of this token
+  on later ones. s_i is the probability with which token i was sampled.
 
   Args:
     student_logits: `[..., S, V]` raw logits of q_i.
@@ -34,16 +34,16 @@ def minillm(
     where: `[..., S]` bool, the tokens that were sampled; None: all.
     sample_log_probs: `[..., S]` log s_i, constants: of the mixture with the
       teacher (0.2 p + 0.8 q in the paper) or of an older student. None: y is
-      drawn from q as it is, so that w_i is 1 and only its gradient counts.
-    length_normalized: divides G_i by the number of tokens that it sums.
-    clip: c, > 0; inf: off. Clipped weights have no gradient where it would lead
-      on, as in proximal policy optimisation.
+      sampled from q itself: w_i is 1 and only its gradient counts.
+    length_normalized: whether G_i is divided by the number of its tokens.
+    clip: c, > 0; inf: off. Clipped weights have no gradient where it would move
+      them further, as in proximal policy optimization.
 
   Returns:
     `[..., S]` values in nats, at least float32. Their gradient is what counts:
-    summed over S and averaged over y from q it is, without normalisation, that
+    summed over S and averaged over y from q it is, without normalization, that
     of KL(q(y) || p(y)). 0 at equality, else of either sign. Sequences must be
-    whole; they do not meet one another.
+    whole; each is read by itself.
 
   Departures: in the public code the return includes token i itself, beside the
   exact term, is whitened over the batch, and rewards are halved and clipped.

@@ -3,11 +3,11 @@ import jax
 from jax import numpy as jnp
 
 from kt_jax import core
+from kt_jax.losses.response._labels import is_true
+from kt_jax.losses.response._mixture import log_mixture
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.response.labels import is_true
-from kt_jax.losses.response.mixture import log_mixture
-from kt_jax.losses.sequence.interpolate import interpolate
-from kt_jax.losses.sequence.tokens import valid_tokens
+from kt_jax.losses.sequence._interpolate import interpolate
+from kt_jax.losses.sequence._tokens import valid_tokens
 
 _FORMS = ('mixture', 'geometric', 'weight')
 _CHOICES = ('difficulty', 'random')
@@ -26,7 +26,7 @@ def self_evolution_kd(
     form: str = 'mixture',
     choice: str = 'difficulty',
 ) -> jax.Array:
-  r"""Shortens the way to the teacher on tokens that are hard.
+  r"""Mixes the target into the student on hard tokens.
 
     KL(p || q'),   g = lam onehot(y) + (1 - lam) p,  q = softmax(z_s),
     mixture:    q' = (1 - r) q + r sg(g),
@@ -39,21 +39,21 @@ def self_evolution_kd(
     teacher_logits: `[..., V]` raw logits of p; no gradient is stopped here.
     labels: `[...]` integer; one outside 0..V-1 gives NaN.
     where: `[...]` bool, the tokens that count; None: all.
-    key: of the draw, if `choice` is 'random'.
+    key: random key, needed if `choice` is 'random'.
     lam: share of the label in g, in [0, 1].
     hard: share of the tokens that are hard, in [0, 1]; rounded to a number of
-      them, ties join. 1 mixes all, 0 is `losses.kd` at temperature 1.
+      them, ties are included. 1 mixes all, 0 is `losses.kd` at temperature 1.
     ratio: r, in [0, 1).
     form: 'mixture', 'geometric', or 'weight': KL(p || q) / (1 - r), which
       weighs hard tokens up, where the other two shrink their gradient: by
       (1 - r) q / q' class by class, and by 1 - r. A control.
-    choice: 'difficulty', or 'random': tokens drawn by (key, place) are hard. A
-      control.
+    choice: 'difficulty', or 'random': tokens sampled by (key, place) are hard.
+      A control.
 
   Returns:
     `[...]` losses in nats, at least float32; not 0 at equality on hard tokens.
-    What is hard is relative to all tokens in the call: micro-batches and a
-    short last batch decide anew.
+    Difficulty is relative to all tokens in the call: the selection changes with
+    micro-batches and a short last batch.
 
   Departures: the paper leaves open lam, threshold, ratio, form and whether g
   has a gradient in q'; defaults and both forms are ours.
@@ -70,16 +70,17 @@ def self_evolution_kd(
     raise core.UserError(core.nearest(f'form of {fn}', form, _FORMS))
   if choice not in _CHOICES:
     raise core.UserError(core.nearest(f'choice of {fn}', choice, _CHOICES))
-  if choice == 'random' and key is None:
-    raise ValueError(f"{fn}: a key is needed where choice is 'random'.")
   valid, z_s, z_t, labels = valid_tokens(fn, student_logits, teacher_logits,
                                          labels, where)
   gold = is_true(fn, z_s, labels)
   log_g = jax.lax.stop_gradient(
       jnp.log(lam * gold + (1 - lam) * jax.nn.softmax(z_t)))
-  difficulty = jax.lax.stop_gradient(kd(z_s, log_g, temperature=1.0))
-  if choice == 'random':
-    difficulty = jax.random.uniform(key, difficulty.shape)
+  if choice == 'difficulty':
+    difficulty = jax.lax.stop_gradient(kd(z_s, log_g, temperature=1.0))
+  elif key is not None:
+    difficulty = jax.random.uniform(key, valid.shape)
+  else:
+    raise ValueError(f"{fn}: a key is needed if choice is 'random', got None.")
 
   plain = kd(z_s, z_t, temperature=1.0)
   if form == 'mixture':
@@ -93,8 +94,9 @@ def self_evolution_kd(
 
 
 def _largest(values, valid, share):
-  """Which valid ones are among the largest `share` of the valid ones."""
-  rising = jnp.sort(jnp.where(valid, values, -jnp.inf), axis=None)
+  """Mask of the valid ones that are among their largest `share`."""
+  ascending = jnp.sort(jnp.where(valid, values, -jnp.inf), axis=None)
   count = jnp.round(share * jnp.sum(valid)).astype(int)
-  least = rising[jnp.maximum(rising.size - count, 0) % rising.size]
+  size = values.size
+  least = ascending[jnp.maximum(size - count, 0) % size]
   return valid & (count > 0) & (values >= least)

@@ -3,7 +3,7 @@ import jax
 
 from kt_jax import core
 from kt_jax.losses.response.kd import kd
-from kt_jax.losses.sequence.interpolate import interpolate
+from kt_jax.losses.sequence._interpolate import interpolate
 
 
 def taid(
@@ -12,17 +12,17 @@ def taid(
     *,
     share: float | jax.Array = 0.4,
 ) -> jax.Array:
-  r"""Divergence from a target on the way from the student to the teacher.
+  r"""Divergence from an interpolation of student and teacher.
 
     KL(p_t || q),   p_t = softmax((1 - t) sg(z_s) + t z_t),  q = softmax(z_s).
 
   Args:
-    student_logits: `[..., V]` raw logits z_s. The gradient to the student that
-      the target is made of is stopped, which is part of the formula.
+    student_logits: `[..., V]` raw logits z_s. The gradient through the target
+      is stopped, which is part of the formula.
     teacher_logits: `[..., V]` raw logits z_t; no gradient is stopped here.
-    share: t, in [0, 1], a scalar, possibly traced: `modules.TaidSchedule` moves
-      it. 1 is `losses.kd` at temperature 1, 0 teaches nothing; the default is
-      where the paper's largest pair starts.
+    share: t, in [0, 1], a scalar, possibly traced: `modules.TaidSchedule` sets
+      it. 1 is `losses.kd` at temperature 1, 0 has gradient 0; the default is
+      the initial value of the paper's largest pair.
 
   Returns:
     `[...]` losses in nats, at least float32, 0 at equality. A class that one of

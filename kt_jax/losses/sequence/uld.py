@@ -9,11 +9,11 @@ def uld(
     student_logits: jax.Array,
     teacher_logits: jax.Array,
 ) -> jax.Array:
-  r"""Distance between sorted probabilities, whatever the vocabularies.
+  r"""Distance between sorted probabilities, of any two vocabularies.
 
     sum_i |p_(i) - q_(i)|,   p = softmax(z_t),  q = softmax(z_s),
 
-  sorted from the largest down, the shorter of the two continued by 0.
+  sorted in descending order, the shorter of the two padded with 0.
 
   Args:
     student_logits: `[..., V]` raw logits z_s.
@@ -22,11 +22,10 @@ def uld(
 
   Returns:
     `[...]` losses in [0, 2), without unit, at least float32; 0 wherever one is
-    the other in another order, with the gradient taken as 0 there.
+    a permutation of the other, with the gradient taken as 0 there.
 
-  Departures: none from the public code; there is no factor of one half, as
-  total variation has. The label's cross entropy, which the paper adds, is
-  another term.
+  Departures: the label's cross entropy, which the paper adds, is another term.
+  There is no factor of one half, as in the public code.
 
   References: boizard2024uld, Sec. 3.
   """
@@ -38,10 +37,9 @@ def uld(
         f'{student_logits.shape}; they must agree but for the last axis.')
   width = max(student_logits.shape[-1], teacher_logits.shape[-1])
   def ranked(z):
-    found = -jnp.sort(-jax.nn.softmax(core.to_float(z)), axis=-1)
-    free = [(0, 0)] * len(lead)
-    return jnp.pad(found, [*free, (0, width - z.shape[-1])])
+    p = -jnp.sort(-jax.nn.softmax(core.to_float(z)), axis=-1)
+    return jnp.pad(p, [(0, 0)] * len(lead) + [(0, width - z.shape[-1])])
   p, q = ranked(teacher_logits), ranked(student_logits)
-  # Within rounding they are equal: the sign of what is left would be noise.
+  # Within rounding they are equal: the sign of the rest would be noise.
   equal = jnp.abs(p - q) <= 4 * jnp.finfo(p.dtype).eps * jnp.maximum(p, q)
   return jnp.sum(jnp.where(equal, 0, jnp.abs(p - q)), axis=-1)
