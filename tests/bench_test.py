@@ -1,15 +1,9 @@
 """The bench protocol: its tiny runs, and how it counts time."""
 import json
 import math
-import pathlib
-import sys
 
 import jax
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-  sys.path.insert(0, str(ROOT))
 
 from experiments import bench
 from experiments.bench import distill
@@ -20,7 +14,6 @@ from experiments.bench import population
 from experiments.bench import startup
 from kt_jax import core
 from kt_jax import data
-from kt_jax import train
 from kt_jax.launch import config as configs
 
 
@@ -63,7 +56,7 @@ def test_loop_measures_every_line(tmp_path):
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['digits']
   assert set(raw['ms_a_step']) == set(loop.ARMS)
   for values in [*raw['ms_a_step'].values(), *raw['images_a_second'].values()]:
-    assert len(values) == config.repeats
+    assert len(values) == config.settings['repeats']
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
   assert all(map(math.isfinite, numbers(found)))
   assert bench.run(config, tmp_path) == found  # not measured again
@@ -76,38 +69,38 @@ def test_distill_measures_every_line(tmp_path):
     assert line in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']
   assert set(raw['pair']) == set(distill.ARMS)
-  assert set(raw['losses']) == {'step', 'step again', *config.losses}
+  assert set(raw['losses']) == {'step', 'step again',
+                                *config.settings['losses']}
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
   assert all(map(math.isfinite, numbers(found)))
   assert {'pair_kd_ratio', 'pair_cached_ratio'} <= set(found)
-  assert found['losses_losses'] == len(config.losses)
+  assert found['losses_losses'] == len(config.settings['losses'])
 
 
 def test_the_teacher_is_where_it_is_said_to_be(tmp_path):
   """In the step, or in the stream: by the arithmetic of compiled steps."""
-  work = bench._workloads(tiny('distill'))['pair']
+  work = bench.read(tiny('distill'))[2]['pair']
   flops = {}
-  for name, setup in distill.setups(work, str(tmp_path)).items():
-    batch = next(setup.stream)
-    setup.stream.close()
+  for name, (run, stream) in distill.prepared(work, str(tmp_path)).items():
+    batch = next(stream)
+    stream.close()
     assert ('cached/teacher/logits' in batch) == (name == 'cached')
-    for parent in setup.parents:
-      asked = work.teachers.teacher.changes.model.to_dict()
-      assert train.load_trained(parent['source']).model == asked | dict(
-          kw=dict(widths=[4, 4]))
-    flops[name] = setup.session.step.lower(
-        setup.session.abstract, batch, setup.session.settings
-    ).cost_analysis()['flops']
+    for parent in run.parents:
+      assert parent.model == dict(name='convnet', kw=dict(widths=[4, 4]))
+    session = run.session
+    flops[name] = session.step.lower(
+        session.abstract, batch, session.inputs).cost_analysis()['flops']
   assert flops['labels'] < flops['cached'] < 1.1 * flops['labels']
   assert flops['kd'] > 1.2 * flops['cached']
 
 
 def test_every_loss_is_measured():
   """In the shapes of a ResNet-20 step each has its arrays and a gradient."""
-  config = configs.load('configs/bench/distill.py:small')
-  assert not config.losses, 'all of them'
-  work = bench._workloads(config)['losses']
-  shapes = losses.outputs(work, data.abstract(work.data), config.maps)
+  _, settings, workloads = bench.read(
+      configs.load('configs/bench/distill.py:small'))
+  assert not settings.losses, 'all of them'
+  work = workloads['losses']
+  shapes = losses.outputs(work, data.abstract(work.data), settings.maps)
   assert [x.shape for x in (*shapes['all'], shapes['pool'], shapes['logits'])
          ] == [(128, 32, 32, 16), (128, 16, 16, 32), (128, 8, 8, 64),
                (128, 64), (128, 100)]
@@ -133,10 +126,10 @@ def test_population_compiles_once_and_scores_as_the_loop(tmp_path):
     assert f'{name}_batch_1_ratio' in found
   assert all(math.isfinite(x) and x >= 0 for x in numbers(raw))
   # All arms measure one thing.
-  work = bench._workloads(config)['dare']
-  score, genomes, args = population.problem(work, config)
+  _, settings, workloads = bench.read(config)
+  score, genomes, args = population.problem(workloads['dare'], settings)
   scores = [run(genomes) for run in population._arms(
-      score, args, config.batch_sizes).values()]
+      score, args, settings.batch_sizes).values()]
   for other in scores[1:]:
     assert scores[0] == pytest.approx(other, abs=1e-6)
 
@@ -146,22 +139,27 @@ def test_lm_loss_measures_memory_and_time(tmp_path):
   assert not bench.check(config)
   found = bench.run(config, tmp_path)
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['heads']
-  work = config.workloads.heads
+  work = bench.read(config)[2]['heads']
   assert set(raw['gigabytes']) == set(work.losses)
   assert set(raw['ms']) == {lm_loss.PRODUCTS, *work.timed}
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
   assert found['heads_kd_memory_ratio'] > 1 and 'heads_kd_time_ratio' in found
-  config.workloads.heads.losses = ('kdd',)
+  wrong = core.spec.change(config, dict(workloads=dict(heads=dict(
+      losses=('kdd',)))))
   with pytest.raises(core.UserError, match="Did you mean 'kd'"):
-    bench.check(config)
+    bench.check(wrong)
 
 
 def test_check_names_the_workloads_and_refuses_other_measures():
   config = configs.load('configs/bench/startup.py:small')
   assert [r.name for r in bench.check(config)] == ['digits', 'resnet20']
-  config.measure = 'lop'
-  with pytest.raises(core.UserError, match="Did you mean 'loop'"):
-    bench.check(config)
+  for changes, hint in (
+      (dict(measure='lop'), "Did you mean 'loop'"),
+      (dict(settings=dict(repeat=2)), "Did you mean 'repeats'"),
+      (dict(workloads=dict(digits=dict(loop=dict(stepz=2)))),
+       "Did you mean 'steps'")):
+    with pytest.raises(core.UserError, match=hint):
+      bench.check(core.spec.change(config, changes))
 
 
 def test_a_moment_counts_once():

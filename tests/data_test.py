@@ -381,7 +381,7 @@ def test_eval_batches_pad_the_tail():
 def test_augmentation_keeps_shape_dtype_and_its_input(name, channels):
   images = some(16, 10, 6, channels).images
   before = images.copy()
-  (_, made), = augment.parse([name])
+  (_, made), = augment.parse_augment([name])
   drawn = made.draw(np.random.default_rng(0), 16, images.shape[1:])
   assert all(len(x) == 16 for x in drawn)
   out = made.apply(images, *drawn)
@@ -402,7 +402,7 @@ def test_augmentation_keeps_shape_dtype_and_its_input(name, channels):
                       'hue': 0, 'p': 1})])
 def test_neutral_settings_change_nothing(name, settings):
   images = some(16).images
-  (_, made), = augment.parse({name: settings})
+  (_, made), = augment.parse_augment({name: settings})
   drawn = made.draw(np.random.default_rng(0), 16, images.shape[1:])
   np.testing.assert_array_equal(made.apply(images, *drawn), images)
 
@@ -624,7 +624,7 @@ def test_label_noise():
       data.load({'label_noise': 0.4}).train.labels, noisy.train.labels)
   # Uniform over the other classes, whatever the class.
   labels = np.repeat(np.arange(5), 4000)
-  found = skew.mislabelled(labels, 5, 1.0, 0)
+  found = skew.mislabeled(labels, 5, 1.0, 0)
   table = np.bincount(labels * 5 + found, minlength=25).reshape(5, 5)
   assert not table.diagonal().any()
   assert np.all(np.abs(table[~np.eye(5, dtype=bool)] - 1000) < 150)

@@ -20,54 +20,46 @@ VARIANTS = {'small': '6 min, 2 cores', 'tiny': '30 s, 2 busy cores'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.distill()  # what workloads have in common
-  c.experiment = 'bench'
-  c.measure = 'distill'
-  c.repeats = 9  # turns
-  c.warmup = 8  # steps that a stream feeds before those that are timed
-  c.seconds = 0.1  # that a loss is called for in a turn
-  c.losses = ()  # names; () all
-  c.maps = ('stages/0', 'stages/1', 'stages/2')  # that losses compare
-  c.terms.task = common.term('cross_entropy')
-  c.optimizer.kw.momentum = 0.9
-  c.optimizer.l2 = 5e-4
-  c.cache.views = 2
+  c = common.bench('distill')
+  r = c.run = common.distill()  # what workloads have in common
+  r.terms.task = common.term('cross_entropy')
+  r.optimizer.kw.momentum = 0.9
+  r.optimizer.l2 = 5e-4
+  r.cache.views = 2
   # Random images: no data set is needed. Nobody looks at accuracy.
-  images = dict(name='experiments.bench:images', shape=(32, 32, 3), count=4096,
-                labels=10, validation=0, test_limit=250)
+  images = dict(name='experiments.bench:images', validation=0, test_limit=250,
+                kw=dict(shape=(32, 32, 3), count=4096, labels=10))
   augment = dict(crop=dict(padding=4), flip={})
-  for part in (c, c.pretrain):
+  for part in (r, r.pretrain):
     part.data.update(images)
     part.batch.augment = augment
-  c.pretrain.terms.task = common.term('cross_entropy')
-  c.pretrain.loop.steps = 1
+  r.pretrain.terms.task = common.term('cross_entropy')
+  r.pretrain.loop.steps = 1
   kd = dict(kd=common.term('kd', weight=0.9, teacher='teacher'))
   student = dict(name='resnet8', kw=dict(widths=(8, 16, 32)))
   def taught_by(name, *widths):
-    return dict(teacher=common.teacher(changes=dict(model=dict(
-        name=name, kw=dict(widths=widths)))))
+    return dict(teachers=dict(teacher=common.teacher('teacher')), pool=dict(
+        teacher=common.pretrained(model=dict(
+            name=name, kw=dict(widths=widths)))))
   c.workloads = dict(
       wide=dict(terms=kd, model=student, batch=dict(size=64),
-                teachers=taught_by('resnet8', 16, 32, 64),
-                loop=dict(steps=16)),
+                loop=dict(steps=16), **taught_by('resnet8', 16, 32, 64)),
       deep=dict(terms=kd, model=student, batch=dict(size=128),
-                teachers=taught_by('resnet20', 8, 16, 32),
-                loop=dict(steps=10)),
+                loop=dict(steps=10), **taught_by('resnet20', 8, 16, 32)),
       losses=dict(model=dict(name='resnet20'), batch=dict(size=128),
-                  data=dict(labels=100)))
+                  data=dict(kw=dict(labels=100))))
   if variant == 'tiny':
-    c.repeats = c.warmup = 1
-    c.seconds = 0.0
-    c.losses = ('kd', 'hint', 'rkd_distance')
-    c.maps = ('blocks/0', 'blocks/1')
-    for part in (c, c.pretrain):
-      part.data.update(shape=(8, 8, 1), count=32, test_limit=8)
+    c.settings = dict(repeats=1, warmup=1, seconds=0.0, losses=(
+        'kd', 'hint', 'rkd_distance'), maps=('blocks/0', 'blocks/1'))
+    for part in (r, r.pretrain):
+      part.data.test_limit = 8
+      part.data.kw.update(shape=(8, 8, 1), count=32)
       part.batch.update(size=8, augment={})
       part.evaluate.batch_size = 8
     small = dict(name='convnet', kw=dict(widths=(4, 8)))
     c.workloads = dict(
-        pair=dict(terms=kd, model=small, teachers=taught_by('convnet', 4, 4),
-                  loop=dict(steps=2)),
+        pair=dict(terms=kd, model=small, loop=dict(steps=2),
+                  **taught_by('convnet', 4, 4)),
         losses=dict(model=small))
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)

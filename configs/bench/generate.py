@@ -18,15 +18,13 @@ VARIANTS = {'small': '1 min, 2 cores', 'tiny': '5 s, 2 cores'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.train('bench')
-  c.measure = 'generate'
-  c.repeats = 5  # turns
+  c = common.bench('generate')
   c.workloads = dict(decoder=dict(
       vocabulary=32000, prompt=16, new=64, batch_sizes=(1, 32),
       model=dict(name='decoder', kw=dict(
           depth=8, width=512, heads=8, kv_heads=4))))
   if variant == 'tiny':
-    c.repeats = 1
+    c.settings.repeats = 1
     c.workloads.decoder.update(vocabulary=64, prompt=4, new=4,
                                batch_sizes=(1, 2))
     c.workloads.decoder.model.kw.update(depth=2, width=16, heads=2, kv_heads=1)

@@ -17,9 +17,7 @@ VARIANTS = {'small': '3 min, 2 cores, 6 GB', 'tiny': '10 s'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.train('bench')
-  c.measure = 'lm_loss'
-  c.repeats = 3  # turns
+  c = common.bench('lm_loss')
   c.workloads = dict(heads=dict(
       tokens=4096, timed_tokens=2048, width=1024, vocabulary=131072,
       chunk=1024,
@@ -27,7 +25,7 @@ def get_config(variant: str = 'small'):
               'total_variation', 'taid', 'logit_swap', 'cross_entropy'),
       timed=('kd', 'jsd')))
   if variant == 'tiny':
-    c.repeats = 1
+    c.settings.repeats = 1
     c.workloads.heads.update(
         tokens=64, timed_tokens=32, width=8, vocabulary=256, chunk=16,
         losses=('kd', 'jsd'), timed=('kd',))

@@ -6,8 +6,8 @@ r"""A distillation step of a small decoder over its parts.
 Target: a KD step takes no more than 1.2 times the teacher's forward pass and a
 step on labels.
 
-Here, `small`, medians of ratios within a turn (quartiles): characters 1.01 (0.91
-to 1.04), wider 1.06 (1.01 to 1.11).
+Here, `small`, medians of ratios within a turn (quartiles): characters 1.01
+(0.91 to 1.04), wider 1.06 (1.01 to 1.11).
 """
 from configs import common
 from configs.common import language
@@ -19,10 +19,8 @@ def get_config(variant: str = 'small'):
   if variant not in VARIANTS:
     raise common.unknown_variant(variant, *VARIANTS)
   tiny = variant == 'tiny'
-  c = common.train('bench')
-  c.measure = 'lm_step'
-  c.repeats = 1 if tiny else 7  # turns
-  c.workloads = {}
+  c = common.bench('lm_step')
+  c.settings.repeats = 1 if tiny else 7
   for name, rows, length, student, teacher in (
       ('characters', 32, 64, (2, 48, 4), (3, 96, 4)),
       ('wider', 8, 128, (4, 128, 4), (6, 256, 8))):
@@ -36,6 +34,7 @@ def get_config(variant: str = 'small'):
     r.model = language.sized(*student)
     r.pool.teacher = common.pretrained(model=language.sized(*teacher))
     r.teachers.teacher = common.teacher('teacher')
+    r.terms.task = common.term('cross_entropy')
     r.terms.kd = common.term('kd', teacher='teacher', temperature=1.0)
     c.workloads[name] = dict(run=r, steps=1 if tiny else 10, chunk=512)
   return c

@@ -1,13 +1,13 @@
 r"""`kt-merge` beside mergekit, and beside reading and writing alone.
 
   python -m experiments.run --config configs/bench/merge.py:small \
-      --workdir runs/bench_merge --config.mergekit=mergekit-yaml
+      --workdir runs/bench_merge --config.settings.mergekit=mergekit-yaml
 
 Makes a base and three experts of a gigabyte in the cache folder, once. mergekit
 runs in turn with ours where `mergekit` names its command, which may be in an
 environment of its own.
 
-Here, `small` with --config.repeats=2, beside mergekit 0.1.5, medians
+Here, `small` with --config.settings.repeats=2, beside mergekit 0.1.5, medians
 (quartiles), in an hour in which machine and disk were half as fast as before:
 
   recipe           kt-merge  over disk (limit)  mergekit over kt-merge  GB
@@ -25,15 +25,10 @@ VARIANTS = {'small': '2 min, 2 cores; 8 min with mergekit', 'tiny': '10 s'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.train('bench')
-  c.measure = 'merge'
-  c.mergekit = ''  # path of mergekit-yaml
-  c.repeats = 3  # turns
-  c.width, c.inner, c.layers, c.vocabulary = 2048, 5632, 8, 32000
-  c.experts = 3
+  c = common.bench('merge')
   experts = lambda weight, **more: [
       dict(model=f'expert{t}', parameters=dict(weight=weight, **more))
-      for t in range(c.experts)]
+      for t in range(3)]
   elementwise = dict(speedup=10, over_disk=2.5, memory_gb=0.3)
   c.workloads = dict(
       linear=dict(elementwise, recipe=dict(
@@ -45,8 +40,7 @@ def get_config(variant: str = 'small'):
           merge_method='ties', dtype='bfloat16', base_model='base',
           models=experts(1.0, density=0.2))))
   if variant == 'tiny':
-    c.repeats = 1
-    c.width, c.inner, c.layers, c.vocabulary = 64, 128, 2, 128
+    c.settings = dict(repeats=1, width=64, inner=128, layers=2, vocabulary=128)
     del c.workloads['task_arithmetic']
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)

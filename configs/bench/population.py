@@ -25,23 +25,13 @@ VARIANTS = {'small': '1 min, 2 cores', 'tiny': '10 s'}
 
 
 def get_config(variant: str = 'small'):
-  c = common.train('bench')  # what workloads have in common
-  c.measure = 'population'
-  c.repeats = 9  # turns
-  c.seconds = 0.1  # that an arm is called for in a turn, once at least
-  c.experts = 3
-  c.genomes = 64
-  c.batch_sizes = (1, 8, 64)
-  c.terms.task = common.term('cross_entropy')
-  # Random images: no data set is needed. Nobody looks at accuracy.
-  c.data.update(name='experiments.bench:images', shape=(28, 28, 1), count=1000,
-                labels=10, validation=0)
+  c = common.bench('population')
   wide, narrow = (dict(name='mlp', kw=dict(width=n)) for n in (256, 64))
-  digits = dict(data=dict(shape=(8, 8, 1)), model=narrow)
+  digits = dict(shape=(8, 8, 1), model=narrow)
   weight, both = ('weight',), ('weight', 'density')
   def work(operator, genes, examples, **more):
-    return dict(dict(model=wide), operator=operator, genes=genes,
-                examples=examples, **more)
+    return dict(model=wide, shape=(28, 28, 1), operator=operator, genes=genes,
+                examples=examples) | more
   c.workloads = dict(
       linear_100=work('linear', weight, 100),
       linear_1000=work('linear', weight, 1000),
@@ -50,15 +40,12 @@ def get_config(variant: str = 'small'):
       ties_1000=work('ties', both, 1000) | digits,
       linear_digits_100=work('linear', weight, 100) | digits)
   if variant == 'tiny':
-    c.repeats = 1
-    c.seconds = 0.0
-    c.genomes = 6
-    c.batch_sizes = (1, 4)
-    tiny = dict(name='mlp', kw=dict(width=4))
-    c.data.update(shape=(4, 4, 1), count=20)
+    c.settings = dict(repeats=1, seconds=0.0, genomes=6, batch_sizes=(1, 4))
+    tiny = dict(model=dict(name='mlp', kw=dict(width=4)), shape=(4, 4, 1),
+                count=20)
     c.workloads = dict(
-        linear=work('linear', weight, 20) | dict(model=tiny),
-        dare=work('dare', both, 20) | dict(model=tiny))
+        linear=work('linear', weight, 20, **tiny),
+        dare=work('dare', both, 20, **tiny))
   elif variant != 'small':
     raise common.unknown_variant(variant, *VARIANTS)
   return c

@@ -246,5 +246,10 @@ def rate(power: float, inputs: int = 0, labels: int = 0
   return _experiment('tabular', 'Rate', power, inputs, labels)
 
 
+def bench(measure: str) -> config_dict.ConfigDict:
+  """A measure of the library itself; a module of `experiments/bench`."""
+  return _experiment('bench', 'Spec', measure=measure)
+
+
 def unknown_variant(variant: str, *have: str) -> ValueError:
   return ValueError(f'No variant {variant!r}; have {", ".join(have)}.')

@@ -18,7 +18,8 @@ def fantastic(c, steps: int) -> None:
       'partitioned_kd', rename=several, supervised=False)
   c.methods.kl = common.method(kl=1.0)
   c.methods.xe_kl = common.method(kl=0.5, xe=0.5)
-  c.methods.xe_kl_mcl = common.method(kl=0.5, xe=0.5, ema_share=0.6, ema_every=2)
+  c.methods.xe_kl_mcl = common.method(
+      kl=0.5, xe=0.5, ema_share=0.6, ema_every=2)
   c.methods.dp = common.method(dp=1.0)
   c.methods.dp_unsupervised = common.method(dp_unsupervised=1.0)
   # Its teacher is itself.

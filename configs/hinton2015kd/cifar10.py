@@ -4,7 +4,8 @@ r"""Knowledge distillation against training on labels, on part of CIFAR-10.
       --workdir runs/kd
 
 `paper` is the recipe by which later papers measure KD on CIFAR-100, 0.1 of the
-labels and 0.9 of the teacher; `small` has labels in full and 0.9 of the teacher.
+labels and 0.9 of the teacher; `small` has the labels in full and 0.9 of the
+teacher.
 
 Here, `small`:
 

@@ -3,18 +3,16 @@
 A workload with teachers is held against training on labels. One without is the
 step that every loss is held against: `losses`.
 """
-import copy
+import dataclasses
 import tempfile
 import time
 
 import jax
 import numpy as np
 
-from experiments import distill
-from experiments import pretrain
 from experiments.bench import losses
 from experiments.bench import turns
-from kt_jax import data
+from kt_jax import core
 from kt_jax import train
 from kt_jax.launch import report
 
@@ -26,6 +24,15 @@ ARMS = {
     'fed': ('label step, fed by its stream', (), 0),
     'cached': ('KD step, fed by its stream with the teacher from the cache',
                ('fed',), 1.10)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  repeats: int = 9  # turns
+  warmup: int = 8  # steps that a stream feeds before those that are timed
+  seconds: float = 0.1  # that a loss is called for in a turn
+  losses: tuple[str, ...] = ()  # names; () all
+  maps: tuple[str, ...] = ('stages/0', 'stages/1', 'stages/2')  # to compare
 
 
 def measure(config, workloads):
@@ -43,12 +50,12 @@ def measure(config, workloads):
 
 def _measure(name, work, config):
   with tempfile.TemporaryDirectory() as folder:
-    made = setups(work, folder)
-    arms = _arms(made, config.warmup)
+    runs = prepared(work, folder)
+    arms = _arms(runs, config.warmup)
     found = turns.in_turns(
         name, arms, dict.fromkeys(arms, work.loop.steps), config.repeats)
-    for setup in made.values():
-      setup.stream.close()
+    for _, stream in runs.values():
+      stream.close()
   rows, metrics = [], {'step_ms': float(np.median(found['labels']))}
   for arm, (what, against, limit) in ARMS.items():
     cells = [''] * 4
@@ -60,7 +67,7 @@ def _measure(name, work, config):
                turns.quartiles(ratio, '.3f'), f'{limit:.2f}']
     rows.append([f'{len(rows) + 1} {what}', f'{np.median(found[arm]):.2f}',
                  *cells])
-  teacher = next(iter(work.teachers.values())).changes.model
+  teacher = train.pool.training_of(work, next(iter(work.pool))).model
   sizes = lambda model: ' '.join(
       [model.name, *(f'{k} {v}' for k, v in model.kw.items())])
   text = (f'{name}: {sizes(work.model)}, taught by {sizes(teacher)}, batch '
@@ -70,43 +77,43 @@ def _measure(name, work, config):
   return found, text + report.table([head, *rows], bars=True), metrics
 
 
-def setups(work, folder):
-  """'labels', 'kd' and 'cached', as the protocols set them up."""
-  def changed(views):
-    found = copy.deepcopy(work).unlock()
-    found.pool_dir = found.cache.folder = folder
-    found.cache.views = views
-    return found
-  splits, alone = data.load(work.data), changed(0)
-  for term in [n for n, t in alone.terms.items() if t.teacher]:
-    del alone.terms[term]
-  return dict(labels=pretrain.supervised(alone, splits, folder),
-              kd=distill.setup(changed(0), splits, folder),
-              cached=distill.setup(changed(work.cache.views), splits, folder))
+def prepared(work, folder):
+  """'labels', 'kd' and 'cached' -> `(train.Prepared, its stream)`."""
+  def of(views, teachers=True):
+    spec = core.spec.change(work, dict(
+        pool_dir=folder, cache=dict(folder=folder, views=views)))
+    if not teachers:
+      spec = dataclasses.replace(
+          spec, teachers={}, pool={}, terms={
+              n: t for n, t in spec.terms.items() if not t.teacher})
+    run = train.prepare(spec, folder)
+    return run, run.kind.stream(run.session)
+  return dict(labels=of(0, teachers=False), kd=of(0),
+              cached=of(work.cache.views))
 
 
-def _arms(made, warmup):
+def _arms(runs, warmup):
   """Arm -> `run(count)`, milliseconds a call."""
-  labels, kd, cached = (made[n] for n in ('labels', 'kd', 'cached'))
-  put = train.putter(labels.session.mesh)
-  batch = jax.block_until_ready(put(next(labels.stream)))
-  def steps(setup, fed):
-    session = setup.session
+  labels, kd, cached = (runs[n] for n in ('labels', 'kd', 'cached'))
+  put = train.make_shard_batch(labels[0].session.mesh)
+  batch = jax.block_until_ready(put(next(labels[1])))
+  def steps(prepared, fed):
+    (_, session, _), stream = prepared
     def run(count):
-      state = jax.block_until_ready(session.init(*setup.start))
+      state = jax.block_until_ready(session.init())
       # What reading threads have ready is used up before time counts.
-      first = warmup if fed else 1
+      first, begin = warmup if fed else 1, 0.0
       for i in range(first + count):
         if i == first:
           jax.block_until_ready(state)
           begin = time.perf_counter()
-        now = put(next(setup.stream)) if fed else batch
-        state, _ = session.step(state, now, session.settings)
+        now = put(next(stream)) if fed else batch
+        state, _ = session.step(state, now, session.inputs)
       jax.block_until_ready(state)
       return 1e3 * (time.perf_counter() - begin) / count
     return run
 
-  t = train.load_trained(kd.parents[0]['source'])
+  t = kd[0].parents[0]
   predict = train.make_predict(t.net, t.info)
   return dict(
       labels=steps(labels, False),

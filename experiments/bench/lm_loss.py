@@ -3,6 +3,7 @@
 `losses.linear_head` beside the loss on logits of all tokens at once: memory, as
 the compiler reports it, and time, over the four matrix products that both need.
 """
+import dataclasses
 import inspect
 
 import jax
@@ -18,9 +19,26 @@ PRODUCTS = 'four products'
 MEMORY, TIME = 5, 1.3  # limits: plain over ours, ours over the products
 
 
-def check(config):
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  repeats: int = 3  # turns
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  tokens: int  # whose memory is reported
+  timed_tokens: int
+  width: int  # of hidden states
+  vocabulary: int
+  chunk: int  # tokens whose logits are held at a time
+  losses: tuple[str, ...]
+  timed: tuple[str, ...]
+
+
+def check(settings, workloads):
   """Refuses losses that are none."""
-  for work in config.workloads.values():
+  del settings
+  for work in workloads.values():
     for name in (*work.losses, *work.timed):
       core.resolve(losses, name, 'loss')
   return []

@@ -1,35 +1,41 @@
 """A distillation step of a decoder beside its parts, on random tokens."""
-import copy
+import dataclasses
 import time
 
 import jax
 import numpy as np
 
-from experiments import members
-from experiments import pretrain_lm
 from experiments.bench import turns
+from kt_jax import core
+from kt_jax import data
 from kt_jax import models
 from kt_jax import train
 from kt_jax.launch import report
 
 
-def check(config):
-  found = []
-  for name, work in config.workloads.items():
-    info, _ = pretrain_lm.abstract(work.run)
-    session, _, batch = train.make_language_session(
-        work.run, info, _abstract(work.run))
-    found.append(pretrain_lm.describe(work.run, session, batch)._replace(
-        name=name, steps=0))
-  return found
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  repeats: int = 7  # turns
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  run: train.Training
+  steps: int  # of a turn
+  chunk: int  # tokens whose logits are held at a time
+
+
+def check(settings, workloads):
+  del settings
+  return [train.check(work.run)[-1]._replace(name=name, steps=0)
+          for name, work in workloads.items()]
 
 
 def measure(config, workloads):
-  del workloads  # those of supervised runs
   rows = [['', 'label step ms', 'teacher ms', 'KD step ms', 'over both',
            'quartiles', 'limit', 'in chunks ms']]
   raw, metrics = {}, {}
-  for name, work in config.workloads.items():
+  for name, work in workloads.items():
     raw[name] = found = _measure(name, work, config.repeats)
     ratio = np.divide(found['kd'], np.add(found['labels'], found['teacher']))
     metrics[f'{name}_ratio'] = float(np.median(ratio))
@@ -42,15 +48,11 @@ def measure(config, workloads):
       '`losses.linear_head`.\n'), metrics
 
 
-def _abstract(run):
-  """The teacher with the arrays that it would begin with."""
-  return {name: members.abstract(run, spec.member)
-          for name, spec in run.teachers.items()}
-
-
 def _measure(name, work, repeats):
-  run, (teacher,) = work.run, _abstract(work.run).values()
-  info, _ = pretrain_lm.abstract(run)
+  run = work.run
+  info = data.abstract_text(run.data)
+  (teacher,) = (train.pool.load(run, t.init_from)
+                for t in run.teachers.values())
   made = models.init(models.builder(
       'decoder', classes=info.classes, input_shape=info.input_shape,
       **teacher.model['kw']))
@@ -63,25 +65,24 @@ def _measure(name, work, repeats):
       index=np.arange(shape[0], dtype=np.int32),
       domain=np.zeros(shape[0], np.int32))
 
-  def steps(config):
-    session, _, _ = train.make_language_session(
-        config, info, {n: teacher for n in config.teachers})
-    put = train.putter(session.mesh)(batch)
+  def steps(spec):
+    session = train.make_session(spec, info, {n: teacher
+                                              for n in spec.teachers})
+    put = train.make_shard_batch(session.mesh)(batch)
     def calls(count):
-      state = jax.block_until_ready(session.init())
+      state, begin = jax.block_until_ready(session.init()), 0.0
       for i in range(1 + count):
         if i == 1:
           jax.block_until_ready(state)
           begin = time.perf_counter()
-        state, _ = session.step(state, put, session.settings)
+        state, _ = session.step(state, put, session.inputs)
       jax.block_until_ready(state)
       return 1e3 * (time.perf_counter() - begin) / count
     return calls
 
-  labels = copy.deepcopy(run).unlock()
-  labels.terms, labels.teachers = {'task': run.terms.task}, {}
-  chunks = copy.deepcopy(run).unlock()
-  chunks.chunk = work.chunk
+  labels = dataclasses.replace(run, terms={'task': run.terms['task']},
+                               teachers={})
+  chunks = core.spec.change(run, dict(train=dict(chunk=work.chunk)))
   forward = jax.jit(lambda params, tokens: models.apply(
       teacher.net, params, teacher.stats, tokens).logits)
   arms = dict(labels=steps(labels), teacher=turns.timed(

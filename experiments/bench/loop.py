@@ -1,5 +1,6 @@
 """What `train.fit` adds to a bare jitted step, its data included."""
 import contextlib
+import dataclasses
 import io
 import tempfile
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import tqdm
 
 from kt_jax import checkpoint
+from kt_jax import core
 from kt_jax import data
 from kt_jax import models
 from kt_jax import train
@@ -21,6 +23,13 @@ ARMS = {'bare': 'bare jitted step, one fixed batch',
         'nnx': 'nnx.jit + nnx.Optimizer, likewise',
         'loop': 'train.fit: stream, log, bar',
         'whole': 'train.fit, and a checkpoint at its end'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  repeats: int = 5  # turns
+  threads: tuple[int, ...] = (0, 1, 2, 4)  # of the stream alone
+  batches: int = 50  # that it is timed over
 
 
 def measure(config, workloads):
@@ -76,7 +85,7 @@ def _measure_loop(name, work, config):
   """Of every turn: milliseconds a step by arm, the stream's images a second."""
   splits = data.load(work.data)
   session = train.make_session(work, splits.info)
-  put = train.putter(session.mesh)
+  put = train.make_shard_batch(session.mesh)
   stream = train.open_stream(work, splits.train, session.mesh)
   batch = jax.block_until_ready(put(next(stream)))
   stream.close()
@@ -85,7 +94,7 @@ def _measure_loop(name, work, config):
     state = jax.block_until_ready(session.init())
     with _Watch() as watch:
       for _ in range(steps):
-        state, _ = session.step(state, batch, session.settings)
+        state, _ = session.step(state, batch, session.inputs)
       jax.block_until_ready(state)
     return watch
 
@@ -106,8 +115,8 @@ def _measure_loop(name, work, config):
           contextlib.redirect_stderr(_Terminal())):
       with _Watch() as watch:
         state = train.fit(
-            session.step, state, stream, session.settings, steps=steps,
-            put=put, log_every=work.loop.log_every,
+            session.step, state, stream, session.inputs, steps=steps,
+            shard_batch=put, log_every=work.loop.log_every,
             run=saver if save else None, writer=writer, name=name)
         saver.wait()
         jax.block_until_ready(state)
@@ -167,16 +176,16 @@ def _nnx_step(work, info, mesh):
   optimizer = nnx.Optimizer(
       model, train.make_optimizer(work.optimizer, work.loop.steps),
       wrt=nnx.Param)
-  prepare = train.classification(info)
-  objective = train.make_objective(work.terms)
+  prepare = train.prepare_images(info)
+  losses = train.resolve_terms(work.terms)
 
   @nnx.jit
   def step(model, optimizer, batch):
-    pool = prepare(batch, jax.random.key(0))
+    arrays = prepare(batch, jax.random.key(0))['data']
     def loss_fn(model):
-      logits = model(pool['inputs'])
-      sums = objective(pool | {'student_logits': logits})
-      return sum(total / count for total, count in sums.values())
+      pool = arrays | {'student_logits': model(arrays['inputs'])}
+      return sum(core.masked_mean(core.bind(fn, pool, **work.terms[n].kw))
+                 for n, fn in losses.items())
     loss, grads = nnx.value_and_grad(loss_fn)(model)
     optimizer.update(model, grads)
     return loss

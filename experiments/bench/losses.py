@@ -35,12 +35,13 @@ def measure(name, work, config):
   info = data.abstract(work.data)
   session = train.make_session(work, info)
   stream = train.open_stream(work, data.load(work.data).train, session.mesh)
-  batch = jax.block_until_ready(train.putter(session.mesh)(next(stream)))
+  put = train.make_shard_batch(session.mesh)
+  batch = jax.block_until_ready(put(next(stream)))
   stream.close()
   state = session.init()
   def step():
     nonlocal state
-    state, _ = session.step(state, batch, session.settings)
+    state, _ = session.step(state, batch, session.inputs)
     return state
 
   arms = {'step': turns.timed(step)}

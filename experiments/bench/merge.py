@@ -1,5 +1,7 @@
 """`kt-merge` on checkpoints of a gigabyte, beside mergekit and the disk."""
+from collections.abc import Mapping
 from concurrent import futures
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,12 +28,32 @@ _BUFFER = 2 ** 21  # bytes
 _THREADS = 2
 
 
-def check(config):
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  mergekit: str = ''  # path of mergekit-yaml
+  repeats: int = 3  # turns
+  width: int = 2048
+  inner: int = 5632
+  layers: int = 8
+  vocabulary: int = 32000
+  experts: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  recipe: Mapping[str, Any]
+  speedup: float  # over mergekit, asked for
+  over_disk: float  # limit
+  memory_gb: float  # limit
+
+
+def check(config, workloads):
   """Refuses what would be found after the checkpoints were made."""
+  del workloads
   if config.mergekit and not shutil.which(config.mergekit):
     raise core.UserError(
-        f'config.mergekit: no command {config.mergekit!r}; give its path, or '
-        "'' to leave it out.")
+        f'config.settings.mergekit: no command {config.mergekit!r}; give its '
+        "path, or '' to leave it out.")
   free = shutil.disk_usage(_folder(config).parent).free
   need = _bytes(config) * (config.experts + 2)
   if free < need:
@@ -57,7 +80,8 @@ def measure(config, workloads):
             raw[name][arm].append(arms[arm]())
           elif arm != PEER:  # this turn fills the page cache
             arms[arm]()
-  return dict(imported=imported, workloads=raw), *_table(config, raw, imported)
+  return dict(imported=imported, workloads=raw), *_table(
+      config, workloads, raw, imported)
 
 
 def _arms(config, folder, name, used):
@@ -75,13 +99,13 @@ def _arms(config, folder, name, used):
   return arms
 
 
-def _table(config, raw, imported):
+def _table(config, workloads, raw, imported):
   seconds = lambda name, arm: np.array([x['seconds'] for x in raw[name][arm]])
   rows = [['recipe', 'kt-merge s', 'over the disk', 'limit', 'mergekit s',
            'mergekit over kt-merge', 'quartiles', 'target', 'memory GB',
            'limit']]
   metrics = {}
-  for name, limits in config.workloads.items():
+  for name, limits in workloads.items():
     ours, floor = seconds(name, OURS), seconds(name, FLOOR)
     memory = max(x['anonymous'] for x in raw[name][OURS]) - imported
     metrics |= {f'{name}_s': float(np.median(ours)),
@@ -168,7 +192,7 @@ def _read(file, view, at) -> int:
 
 def _recipe(recipe, models):
   """The recipe with paths for names (JSON is YAML), and the files it reads."""
-  text = json.dumps(recipe.to_dict(), indent=1)
+  text = json.dumps(dict(recipe), indent=1)
   for name, path in models.items():
     text = text.replace(f'"{name}"', json.dumps(str(path)))
   return text, [path / 'model.safetensors' for path in models.values()
@@ -195,7 +219,7 @@ def _bytes(config) -> int:
 
 
 def _folder(config) -> pathlib.Path:
-  key = checkpoint.config_hash({k: config[k] for k in (
+  key = checkpoint.config_hash({k: getattr(config, k) for k in (
       'width', 'inner', 'vocabulary', 'layers', 'experts')})
   folder = pathlib.Path(data.cache_dir()) / 'bench_merge' / key
   folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 """Many merge recipes scored in one program, beside a loop of jitted calls."""
+import dataclasses
 import importlib
 import inspect
 import time
@@ -15,12 +16,45 @@ from kt_jax import merge
 from kt_jax import models
 from kt_jax import procedures
 from kt_jax import scores
+from kt_jax import train
+from kt_jax.data import Images
 from kt_jax.launch import report
 
 LOOP = 'loop'
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 # The package has the function under this name.
 _module = importlib.import_module('kt_jax.procedures.evaluate_population')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  repeats: int = 9  # turns
+  seconds: float = 0.1  # that an arm is called for in a turn, once at least
+  experts: int = 3
+  genomes: int = 64
+  batch_sizes: tuple[int, ...] = (1, 8, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  operator: str  # of kt_jax.merge
+  genes: tuple[str, ...]
+  examples: int
+  shape: tuple[int, int, int]  # (H, W, C) of random images
+  count: int = 1000  # of them
+  model: train.Model = train.Model()
+
+  @property
+  def data(self) -> Images:
+    return Images('experiments.bench:images', validation=0, kw=dict(
+        shape=self.shape, count=self.count, labels=10))
+
+
+def check(settings, workloads):
+  del settings
+  for work in workloads.values():
+    core.resolve(merge, work.operator, 'operator')
+  return []
 
 
 def measure(config, workloads):
@@ -54,7 +88,7 @@ def measure(config, workloads):
       rows.append([arm, f'{np.median(values):.1f}', *cells,
                    f'{megabytes[arm]:.2f}', str(compiled[arm])])
     sizes = ' '.join(f'{k} {v}' for k, v in work.model.kw.items())
-    images = 'x'.join(map(str, work.data.shape))
+    images = 'x'.join(map(str, work.shape))
     table += (f'{name}: {work.operator} of {config.experts} x '
               f'{work.model.name} {sizes} on {images}, '
               f'{genomes.shape[1]} genes, {work.examples} examples, '

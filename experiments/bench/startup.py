@@ -5,6 +5,7 @@ with the one that this left.
 """
 import builtins
 import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,12 +20,14 @@ import jax
 from jax import monitoring
 import tqdm
 
-from experiments import pretrain
+from experiments import train as protocol
 from kt_jax import core
-from kt_jax import data
-from kt_jax import train
 from kt_jax.launch import main as launcher
 from kt_jax.launch import report
+from kt_jax.train import image_run
+from kt_jax.train import loop
+from kt_jax.train import pool
+from kt_jax.train import session as sessions
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Where the time to the first step goes; each moment counts for one of them.
@@ -43,6 +46,12 @@ STAGES = {
 EVENTS = {'/jax/core/compile/jaxpr_trace_duration': 'trace',
           '/jax/core/compile/jaxpr_to_mlir_module_duration': 'trace',
           '/jax/core/compile/backend_compile_duration': 'compile'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  repeats: int = 3  # launches of each kind
+  platform: str = ''  # JAX_PLATFORMS of the launches; '' as it is here
 
 
 def measure(config, workloads):
@@ -77,7 +86,7 @@ def measure(config, workloads):
 def _launch(work, folder, kind, platforms):
   """Stage -> seconds of one launch in a new process."""
   file, out = folder / 'launch.py', folder / f'{kind}.json'
-  text = json.dumps(json.loads(work.to_json()) | dict(experiment='pretrain'))
+  text = json.dumps(core.spec.to_json(work))
   file.write_text(
       'import json\nfrom ml_collections import config_dict\n'
       'def get_config():\n'
@@ -173,22 +182,22 @@ def child(begin, spawned, out, *argv):
   line.imports('later imports')
   line.timed('devices', jax.devices)()
 
-  pretrain.check = line.timed('check', pretrain.check)
-  data.load = line.timed('data', data.load)
-  train.open_stream = line.timed('data', train.open_stream)
-  make = line.timed('model', train.make_session)
+  protocol.check = line.timed('check', protocol.check)
+  pool.load_data = line.timed('data', pool.load_data)
+  image_run.open_stream = line.timed('data', image_run.open_stream)
+  make = line.timed('model', sessions.make_session)
   def make_session(*args, **kw):
     session = make(*args, **kw)
     return session._replace(init=line.timed('model', session.init))
-  train.make_session = make_session
+  sessions.make_session = make_session
 
-  def fit(step, state, stream, settings, *, put, **_):
+  def fit(step, state, stream, inputs, *, shard_batch, **_):
     batch = line.timed('data', lambda: jax.block_until_ready(
-        put(next(stream))))()
+        shard_batch(next(stream))))()
     line.timed('first step', lambda: jax.block_until_ready(
-        step(state, batch, settings)))()
+        step(state, batch, inputs)))()
     raise _Done
-  train.fit = fit
+  loop.fit = fit
 
   try:
     return launcher.main(list(argv)) or 1  # it cannot end without a step

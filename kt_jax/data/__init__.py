@@ -1,4 +1,4 @@
-"""Images and text by name, batches as a function of (seed, step) alone.
+"""Images and text by name, batches as a function of (seed, step) only.
 
   splits = data.load({'name': 'cifar10', 'validation': 0.1})
   batches = data.stream(splits.train, batch_size=128, seed=0,
@@ -9,16 +9,16 @@
 | to | use |
 |---|---|
 | decode and split a set | `load` of an `Images` spec |
-| know its shapes from headers | `abstract` |
-| bring a set of one's own | `module:function`, returns `from_arrays(...)` |
+| read its shapes from headers | `abstract` |
+| use a set of your own | `module:function`, returns `from_arrays(...)` |
 | train one model on several | `Images('kt_jax.data:union', kw=...)` |
 | train | `stream`; augmentations in `data/augment.py` |
 | evaluate | `batches_for_eval`; `augmented` for shifted test sets |
-| know what a teacher says | `write_cache`, `read_cache`, `attach_cached` |
-| see an example in few ways | `stream(views=K)`; `views` lists one of them |
+| cache outputs of a teacher | `write_cache`, `read_cache`, `attach_cached` |
+| augment an example in K fixed ways | `stream(views=K)`; `views` is one way |
 | work on the global batch in the step | `normalize`, `mixup`, `cutmix` |
 | lay text, pairs, tasks out in rows of tokens | `load_text` of a `Text` spec |
-| know its shapes | `abstract_text` |
+| compute its shapes | `abstract_text` |
 | a task of strings | a domain with source `task:NAME`; `data/toy` |
 | draw rows of domains by shares that change | `mixed_stream` |
 | text to ids and back | `tokenizer` |
@@ -30,7 +30,7 @@ from kt_jax.data.arrays import Info as Info
 from kt_jax.data.arrays import Source as Source
 from kt_jax.data.arrays import Splits as Splits
 from kt_jax.data.arrays import stratified as stratified
-from kt_jax.data.augment import parse as parse_augment
+from kt_jax.data.augment import parse_augment as parse_augment
 from kt_jax.data.cache import cache_dir as cache_dir
 from kt_jax.data.cache import lock as lock
 from kt_jax.data.derived import overlaid as overlaid

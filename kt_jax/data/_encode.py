@@ -1,4 +1,4 @@
-"""Texts and pairs as rows of tokens."""
+"""Encoding of texts and pairs in rows of tokens."""
 from collections.abc import Callable, Sequence
 import dataclasses
 
@@ -17,7 +17,7 @@ def document(prompt: str, response: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """How examples become rows; the settings are those of `Text`."""
+  """Encodes examples in rows; the settings are those of a `Text` spec."""
   tokenizer: Tokenizer
   length: int
   prompt: int
@@ -28,24 +28,24 @@ class Encoder:
 
   def rows(self, content, choose: Callable[[int], np.ndarray],
            as_text: bool = False) -> tuple[Layout, np.ndarray]:
-    """The chosen examples of a content in rows.
+    """Rows of the chosen examples of a content.
 
     Args:
-      content: as in `text_sources`.
-      choose: a number of examples -> ascending positions of those in use.
-      as_text: pairs become documents.
+      content: as in `_text_sources`.
+      choose: from the number of examples to ascending positions.
+      as_text: whether pairs become documents.
 
     Returns:
-      `(layout, numbers)`: rows, and which windows or pairs they are; documents,
-      which may share a row, are counted by rows.
+      `(layout, numbers)`: rows, and the numbers of their windows or pairs;
+      documents, which may share a row, are numbered by row.
 
     Raises:
       UserError: a character that the tokenizer does not know, an example that
-        is too long, or one in which nothing can be predicted.
+        is too long, or one without a token to predict.
     """
     if as_text:
       if isinstance(content, str) or any(isinstance(x, str) for x in content):
-        raise UserError('as_text is for pairs, and this is text.')
+        raise UserError('as_text is for pairs, got text.')
       content = [document(*pair) for pair in content]
     pad, length = self.tokenizer.pad, self.length
     if isinstance(content, str):
@@ -66,7 +66,7 @@ class Encoder:
                              pad), index
 
   def keep(self, example: str | tuple[str, str]) -> bool:
-    """False for what is to be dropped; what is refused is so in `rows`."""
+    """False for examples to drop; errors are raised in `rows`."""
     return not self.drop or self._fits(self._example(example))
 
   def _numbered(self, number: int, example):
@@ -109,15 +109,15 @@ class Encoder:
         encoded, self._limits(len(encoded))))
 
   def _fitting(self, encoded: Sequence) -> list:
-    """Those that fit; without `drop` the others are refused."""
+    """The examples that fit; without `drop` the others are an error."""
     if self.drop:
       return [x for x in encoded if self._fits(x)]
-    for part, (what, limit) in enumerate(
+    for part, (plural, limit) in enumerate(
         self._limits(len(encoded[0])) if encoded else ()):
       sizes = np.array([len(x[part]) for x in encoded])
       if sizes.max() > limit:
         raise UserError(
-            f'{(sizes > limit).sum()} of {len(sizes)} {what} have more than '
+            f'{(sizes > limit).sum()} of {len(sizes)} {plural} have more than '
             f'{limit} tokens, the longest {sizes.max()}. Change data.length='
             f'{self.length} or data.prompt={self.prompt}, or set data.too_long='
             "'drop'.")

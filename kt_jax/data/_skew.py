@@ -9,12 +9,12 @@ from kt_jax.data.arrays import permutation
 
 
 def long_tailed(total: int, classes: int, ratio: float) -> np.ndarray:
-  """Examples `[K]` of each class, of `total` that are shared alike.
+  """Examples `[K]` of each class, from `total` in equal shares.
 
     n_k = n / K * ratio^(-k / (K - 1)), rounded down, at least 1
   """
   share = np.arange(classes) / max(classes - 1, 1)
-  # Sums of floats: what should be whole may lack an ulp.
+  # An integer may come out an ulp too small.
   counts = np.floor(total / classes * float(ratio)**-share + 1e-9)
   return np.maximum(counts, 1).astype(np.int64)
 
@@ -33,23 +33,23 @@ def imbalanced(labels: np.ndarray, counts: np.ndarray,
                seed: int) -> np.ndarray:
   """Ascending positions of `counts[k]` examples of each class k.
 
-  Classes of about one size differ by a few: what one lacks, the next that have
-  more than their count give, so that the total is right.
+  Classes of about equal size differ by a few examples: where one lacks some,
+  the first classes with more than their count fill up, so that the total holds.
 
   Raises:
     UserError: a class lacks more than a tenth of its count.
   """
-  have = np.bincount(labels, minlength=len(counts))
-  short = np.flatnonzero(have < 0.9 * counts - 1)
+  available = np.bincount(labels, minlength=len(counts))
+  short = np.flatnonzero(available < 0.9 * counts - 1)
   if short.size:
     k = short[0]
     raise UserError(f'data.imbalance needs {counts[k]} examples of class {k}, '
-                    f'there are {have[k]}: it is for sets whose classes are of '
-                    'about one size.')
-  taken = np.minimum(have, counts)
+                    f'there are {available[k]}: it is for sets with classes of '
+                    'about equal size.')
+  taken = np.minimum(available, counts)
   lack = counts.sum() - taken.sum()
   for k in range(len(counts)):
-    more = min(lack, have[k] - taken[k])
+    more = min(lack, available[k] - taken[k])
     taken[k], lack = taken[k] + more, lack - more
   chosen = []
   for k, count in enumerate(taken):
@@ -58,9 +58,9 @@ def imbalanced(labels: np.ndarray, counts: np.ndarray,
   return np.sort(np.concatenate(chosen))
 
 
-def mislabelled(labels: np.ndarray, classes: int, share: float,
-                seed: int) -> np.ndarray:
-  """Labels of which a share, to one example, is of another class, uniformly."""
+def mislabeled(labels: np.ndarray, classes: int, share: float,
+               seed: int) -> np.ndarray:
+  """Labels with a share, to one example, replaced by another, uniform class."""
   bits = np.random.Philox(np.random.SeedSequence((seed, 2)))
   chosen = permutation(len(labels), seed, 2, 0)[:round(share * len(labels))]
   turn = bits.random_raw(len(labels)) % np.uint64(max(classes - 1, 1)) + 1

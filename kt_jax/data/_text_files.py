@@ -28,8 +28,8 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_jsonl(path: pathlib.Path) -> list[str] | list[tuple[str, str]]:
-  """Documents ('text') or pairs ('prompt' and 'response'), one a line."""
-  found, kind = [], None
+  """Documents ('text') or pairs ('prompt' and 'response'), one per line."""
+  examples, kind = [], None
   for number, line in enumerate(read_text(path).split('\n'), 1):
     if not line.strip():
       continue
@@ -43,16 +43,17 @@ def read_jsonl(path: pathlib.Path) -> list[str] | list[tuple[str, str]]:
         isinstance(x.get(k), str) for k in keys):
       raise UserError(f"{path}, line {number} must be an object with 'text', "
                       "or with 'prompt' and 'response', that are strings.")
-    if kind not in (None, keys):
+    if kind is not None and kind != keys:
       raise UserError(f'{path}, line {number} has {" and ".join(keys)}, the '
                       f'lines before it {" and ".join(kind)}.')
     kind = keys
-    found.append(x['text'] if len(keys) == 1 else (x['prompt'], x['response']))
-  return found
+    examples.append(
+        x['text'] if len(keys) == 1 else (x['prompt'], x['response']))
+  return examples
 
 
 def shakespeare(data_dir: str) -> str:
-  """The text from where it is kept, or as TFDS has prepared it."""
+  """The text, from a file or as prepared by TFDS."""
   beside = os.environ.get('TFDS_DATA_DIR')
   for folder in (data_dir, os.environ.get('KT_JAX_TEXT_DIR'),
                  beside and os.path.join(beside, '..', 'text')):
@@ -64,6 +65,6 @@ def shakespeare(data_dir: str) -> str:
     raise UserError(
         f'There is no {SHAKESPEARE} in data.data_dir, $KT_JAX_TEXT_DIR or '
         '$TFDS_DATA_DIR/../text. It is data/tinyshakespeare/input.txt of '
-        'github.com/karpathy/char-rnn; or prepare it with TFDS; or give the '
-        'path of the file as the source.')
+        'github.com/karpathy/char-rnn; or prepare it with TFDS; or set the '
+        'source to the path of the file.')
   return ''.join(parts[split] for split in SPLITS)

@@ -1,14 +1,14 @@
-"""How texts and pairs are laid out in rows of tokens.
+"""Layout of texts and pairs in rows of tokens.
 
 Axes: N rows, S positions, of which the first P are of the prompt; L tokens of a
-text. What `segments` and `targets` are, `TextArrays` says.
+text. `segments` and `targets` are those of `TextArrays`.
 """
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-OPEN = 1024  # rows that may still be filled up: the time is linear in documents
+OPEN = 1024  # rows that may still be filled up, so that time is linear
 
 
 class Layout(NamedTuple):
@@ -28,9 +28,8 @@ def windows(tokens: Sequence[int], length: int, prompt: int,
             pad: int) -> Layout:
   """Continuous text in rows that overlap, each token a target once.
 
-  A row shares its first max(P, 1) tokens with the end of the one before it;
-  there they were targets, here they are what the others are predicted from.
-  The last row is padded.
+  A row shares its first max(P, 1) tokens with the end of the row before it,
+  where they are targets; here they are context only. The last row is padded.
 
   Args:
     tokens: `[L]`, more than max(P, 1).
@@ -39,12 +38,12 @@ def windows(tokens: Sequence[int], length: int, prompt: int,
     pad: id of padding.
   """
   shared = max(prompt, 1)
-  step, tokens = length - shared, np.asarray(tokens, np.int32)
-  rows = max(-(-(len(tokens) - shared) // step), 0)
+  step, text = length - shared, np.asarray(tokens, np.int32)
+  rows = max(-(-(len(text) - shared) // step), 0)
   out = empty(rows, length, pad)
   where = np.arange(rows)[:, None] * step + np.arange(length)
-  real = where < len(tokens)
-  out.tokens[real] = tokens[where[real]]
+  real = where < len(text)
+  out.tokens[real] = text[where[real]]
   out.segments[real] = 1
   out.targets[real] = np.broadcast_to(np.arange(length) >= shared,
                                       real.shape)[real]
@@ -55,13 +54,13 @@ def documents(texts: Sequence[Sequence[int]], length: int, pad: int,
               pack: bool) -> Layout:
   """Whole documents in rows; all their tokens but the first are targets.
 
-  Each goes into the first of the last `OPEN` rows that has room for it.
+  Each is placed in the first of the last `OPEN` rows with enough room.
 
   Args:
     texts: ids of each document, at most S.
     length: S.
     pad: id of padding.
-    pack: several to a row; otherwise one.
+    pack: whether rows have several documents; otherwise one.
   """
   room, places = np.full(len(texts), length), []
   rows = 0
@@ -88,7 +87,7 @@ def pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]],
 
   Args:
     prompts: ids of each, at most P.
-    responses: ids of each, at most S - P: the targets.
+    responses: ids of each, at most S - P; the targets.
     length: S.
     prompt: P.
     pad: id of padding.

@@ -10,7 +10,7 @@ import numpy as np
 from kt_jax.core import UserError
 from kt_jax.data.tokenizer import Tokenizer
 
-LARGEST = 1 << 22  # ids; a damaged file may ask for any number of them
+LARGEST = 1 << 22  # ids; a damaged file may have any number
 _BYTE = re.compile(r'<0x([0-9A-Fa-f]{2})>')
 
 
@@ -22,25 +22,25 @@ def tokenizer_json(folder: pathlib.Path) -> Tokenizer:
   if text is None:
     raise UserError(f'{folder} has no tokenizer.json.')
   raw = _guarded(path, lambda: tokenizers.Tokenizer.from_str(text))
-  # It never cuts, fills up or adds: rows are laid out by `load_text`. Some
-  # post-processors also take the space before a word off its offsets.
+  # Without truncation, padding and special tokens: `load_text` lays rows out.
+  # Some post-processors also remove the space before a word from its offsets.
   raw.no_truncation()
   raw.no_padding()
   raw.post_processor = None
-  numbered = _json(folder / 'config.json')
-  known = raw.get_vocab(with_added_tokens=True)
-  vocab_size = numbered.get('vocab_size', 0)
-  size = max([i + 1 for i in known.values()] + [
-      vocab_size if _whole(vocab_size) else 0])
+  config = _json(folder / 'config.json')
+  ids = raw.get_vocab(with_added_tokens=True)
+  vocab_size = config.get('vocab_size', 0)
+  size = max([i + 1 for i in ids.values()] + [
+      vocab_size if _is_int(vocab_size) else 0])
   if not 1 <= size <= LARGEST:
-    raise UserError(f'{path} asks for {size} ids; 1 to {LARGEST} can be had.')
+    raise UserError(f'{path} has {size} ids; it must be 1 to {LARGEST}.')
   vocabulary = [''] * size
-  for token, i in known.items():
+  for token, i in ids.items():
     vocabulary[i] = token
-  special = _special(folder, known, numbered, size)
+  special = _special(folder, ids, config, size)
   pieces = _pieces(vocabulary, _kind(json.loads(text)),
                    raw.get_added_tokens_decoder(), special)
-  if special['pad'] is None:  # padding is masked, so that any id will do
+  if special['pad'] is None:  # padding is masked, so that any id serves
     special['pad'] = special['eos'] or 0
   digest = hashlib.blake2b(text.encode(), digest_size=16)
   digest.update(json.dumps([size, special]).encode())
@@ -68,7 +68,7 @@ def tokenizer_json(folder: pathlib.Path) -> Tokenizer:
 
 def _library():
   try:
-    import tokenizers  # an extra: only those who use it pay for it
+    import tokenizers  # an optional extra
   except ImportError as e:
     raise UserError('A tokenizer.json is read by the library tokenizers: '
                     'pip install kt_jax[language]') from e
@@ -80,7 +80,7 @@ def _guarded(path, call):
     return call()
   except (KeyboardInterrupt, SystemExit, MemoryError):
     raise
-  except BaseException as e:  # a panic of the library is no Exception
+  except BaseException as e:  # a panic of the library is not an Exception
     line = (str(e).strip().splitlines() or [type(e).__name__])[0]
     raise UserError(f'{path}: {line}') from e
 
@@ -95,40 +95,41 @@ def _text(path: pathlib.Path) -> str | None:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-  """What a file beside `tokenizer.json` says; nothing if there is none."""
+  """The object of a file beside `tokenizer.json`; empty if there is none."""
   text = _text(path)
   try:
-    found = json.loads(text) if text is not None else {}
+    values = json.loads(text) if text is not None else {}
   except (ValueError, RecursionError) as e:
     raise UserError(f'{path} is not JSON: {e}') from e
-  if not isinstance(found, dict):
-    raise UserError(f'{path} must be an object, got {type(found).__name__}.')
-  return found
+  if not isinstance(values, dict):
+    raise UserError(f'{path} must be an object, got {type(values).__name__}.')
+  return values
 
 
-def _whole(value) -> bool:
+def _is_int(value) -> bool:
   return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _special(folder, known, numbered, size) -> dict[str, int | None]:
+def _special(folder, ids, config, size) -> dict[str, Any]:
+  """The ids of `pad`, `bos` and `eos`, or None."""
   named = _json(folder / 'tokenizer_config.json')
-  found = {}
+  special = {}
   for role in ('pad', 'bos', 'eos'):
     token = named.get(f'{role}_token')
     token = token.get('content') if isinstance(token, dict) else token
-    i = known.get(token) if isinstance(token, str) else None
-    if i is None:  # of several ends the first is the one that is written
-      i = numbered.get(f'{role}_token_id')
+    i = ids.get(token) if isinstance(token, str) else None
+    if i is None:  # of several end tokens the first is written
+      i = config.get(f'{role}_token_id')
       i = i[0] if isinstance(i, list) and i else i
-      if i is not None and not (_whole(i) and 0 <= i < size):
+      if i is not None and not (_is_int(i) and 0 <= i < size):
         raise UserError(f'{folder / "config.json"}: {role}_token_id must be an '
                         f'id from 0 to {size - 1}, got {i!r}.')
-    found[role] = i
-  return found
+    special[role] = i
+  return special
 
 
 def _kind(spec) -> str:
-  """How the strings of the vocabulary stand for bytes."""
+  """The encoding of bytes in the strings of the vocabulary."""
   used = json.dumps([spec.get('pre_tokenizer'), spec.get('decoder')])
   if '"ByteLevel"' in used:
     return 'bytes'
@@ -136,8 +137,8 @@ def _kind(spec) -> str:
 
 
 def _pieces(vocabulary, kind: str, added, special) -> tuple[bytes, ...]:
-  # Byte-level vocabularies write a byte as the Latin-1 character of its
-  # number, and those that are not to be seen as the ones from 256 on.
+  # Byte-level vocabularies write a byte as the Latin-1 character of its number,
+  # and invisible ones as the characters from 256 on.
   shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
   hidden = [b for b in range(256) if b not in shown]
   of = {chr(b): b for b in shown} | {

@@ -1,4 +1,4 @@
-"""The types of `data`: decoded examples, what is known of a set, where from.
+"""Types: decoded examples, descriptions of data sets, and sources.
 
 Axes: N examples, H rows, W columns, C channels; images are uint8.
 """
@@ -20,12 +20,12 @@ IN_MEMORY = 1 << 30
 
 
 class Rows:
-  """Some images of many, gathered only when they are asked for.
+  """Selected images, gathered when they are indexed.
 
   Args:
     base: `[N, H, W, C]`.
-    index: which of them.
-    pad: so many zeros are put on every side of each image.
+    index: positions of the selected images.
+    pad: number of zeros on every side of each image.
   """
 
   def __init__(self, base: np.ndarray, index: np.ndarray, pad: int = 0):
@@ -58,8 +58,8 @@ class Arrays:
   Attributes:
     images: uint8 `[N, H, W, C]`; an array, a memory map or `Rows`.
     labels: int32 `[N]`.
-    ids: int64 `[N]`, position in the original split: what a cache of teacher
-      outputs keys on. Where a split is a sum ('a+b'), the positions in `b`
+    ids: int64 `[N]`, position in the original split, the key of a cache of
+      teacher outputs. Where a split is a sum ('a+b'), the positions in `b`
       follow those in `a`.
   """
   images: Any
@@ -98,26 +98,26 @@ class Arrays:
             'ids': np.asarray(self.ids[index], np.int64)}
 
   def pad(self, pixels: int) -> 'Arrays':
-    """The same, each image on a canvas of zeros that is larger on each side."""
-    whole = Arrays(Rows(self.images, np.arange(len(self)), pixels),
-                   self.labels, self.ids)
-    return whole.take(np.arange(len(self)))
+    """The same examples, with `pixels` zeros on each side of the images."""
+    padded = Arrays(Rows(self.images, np.arange(len(self)), pixels),
+                    self.labels, self.ids)
+    return padded.take(np.arange(len(self)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """What a model needs to know of a data set; all but the last from headers.
+  """Description of a data set; all but the last field from headers.
 
   Attributes:
     name: of the data set.
-    classes: how many; of text, the size of the vocabulary.
+    classes: number of classes; of text, the size of the vocabulary.
     input_shape: `(H, W, C)`; of text, `(S,)`.
     mean: per channel, images on a scale of 0 to 1; of text, empty.
     std: per channel, same scale; of text, empty.
     class_names: one for each class; of text, empty.
     sizes: examples in train, validation, test.
-    fingerprint: hex digest of the examples in use, and of how they are split;
-      empty where nothing was decoded.
+    fingerprint: hex digest of the examples in use and of their split; empty
+      where nothing was decoded.
   """
   name: str
   classes: int
@@ -130,9 +130,10 @@ class Info:
 
 
 class Splits(NamedTuple):
-  """What `load` returns; a split that is not asked for has no examples.
+  """The splits of a data set, from `load` or `load_text`.
 
-  Of text, what `load_text` returns: each split is a `TextArrays`.
+  Each is an `Arrays` or a `TextArrays`, without examples where the config has
+  no such split.
   """
   train: Any
   validation: Any
@@ -141,7 +142,7 @@ class Splits(NamedTuple):
 
 
 class Decoded(NamedTuple):
-  """What a source reads: `images` `[N, H, W, C]`, `labels` and `crcs` `[N]`."""
+  """Output of a source: `images` `[N, H, W, C]`, `labels` and `crcs` `[N]`."""
   images: np.ndarray
   labels: np.ndarray
   crcs: np.ndarray  # crc32 of each image: a fingerprint without a second read
@@ -149,7 +150,7 @@ class Decoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A data set that is not decoded yet: what its headers say, and how to read.
+  """A data set that is not decoded yet: its headers and a reader.
 
   Attributes:
     name: of the data set.
@@ -162,7 +163,7 @@ class Source:
   """
   name: str
   class_names: tuple[str, ...]
-  image_shape: tuple[int | None, int | None, int]
+  image_shape: tuple[Any, ...]
   splits: Mapping[str, int]
   read: Callable[[list[Piece], int], Decoded]
   mean: tuple[float, ...] = ()
@@ -193,12 +194,12 @@ def stratified(labels: np.ndarray, total: int,
 
   Args:
     labels: `[N]`, class of each example.
-    total: how many to take.
-    seed: which ones of a class; None takes the first ones.
+    total: number of examples.
+    seed: of the selection within a class; None selects the first ones.
 
   Returns:
-    Ascending positions `[total]`. Which ones of a class come first does not
-    depend on `total`, nor on the other classes.
+    Ascending positions `[total]`. The order of selection within a class does
+    not depend on `total`, nor on the other classes.
   """
   names, counts = np.unique(labels, return_counts=True)
   taken = []
@@ -213,8 +214,8 @@ def stratified(labels: np.ndarray, total: int,
 def permutation(n: int, *entropy: int) -> np.ndarray:
   """A permutation of `range(n)`, the same in every version of NumPy.
 
-  NumPy promises to keep the raw stream of a bit generator, but not what
-  `Generator.permutation` makes of it; so this sorts raw 64-bit keys.
+  NumPy guarantees the raw stream of a bit generator, but not
+  `Generator.permutation`; so this sorts raw 64-bit keys.
   """
   bits = np.random.Philox(np.random.SeedSequence(entropy))
   return np.argsort(bits.random_raw(n), kind='stable')

@@ -3,8 +3,8 @@
 Each function takes settings and returns an `Augmentation`: `draw` makes the
 random numbers of a whole global batch, `apply` uses those of the rows that this
 process holds. So the numbers depend on the seed and the step only, and any
-number of processes sees the same images. Several are applied in the order of
-`ORDER`: first where a pixel comes from, then its colour, then what hides it.
+number of processes computes the same images. Several are applied in the order
+of `ORDER`: geometry, then color, then occlusion and noise.
 
 Axes: b examples, h rows, w columns, c channels.
 """
@@ -26,14 +26,14 @@ ORDER = ('random_resized_crop', 'rotate', 'crop', 'shift', 'flip',
          'color_jitter', 'grayscale', 'cutout', 'noise')
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-# RGB to luma and two axes of colour; a hue is an angle in their plane.
+# RGB to luma and two axes of color; a hue is an angle in their plane.
 YIQ = np.array([[0.299, 0.587, 0.114],
                 [0.5959, -0.2746, -0.3213],
                 [0.2115, -0.5227, 0.3112]], np.float32)
 
 
 class Augmentation(NamedTuple):
-  """Random numbers and what they do.
+  """Random numbers and their application to images.
 
   Attributes:
     draw: `(rng, b, (h, w, c))` -> arrays with a leading axis b.
@@ -45,7 +45,7 @@ class Augmentation(NamedTuple):
 
 def random_resized_crop(*, scale=(0.08, 1.0),
                         ratio=(3 / 4, 4 / 3)) -> Augmentation:
-  """A box of random area and shape, resized to the whole (bilinear).
+  """A box of random area and shape, resized to the full size (bilinear).
 
   Szegedy et al. (2015). The box has `scale` of the area, uniform, and a ratio
   of width to height from `ratio`, uniform in the logarithm; of ten draws the
@@ -61,12 +61,12 @@ def random_resized_crop(*, scale=(0.08, 1.0),
     bw, bh = np.sqrt(area * shape).round(), np.sqrt(area / shape).round()
     fits = (bw >= 1) & (bw <= w) & (bh >= 1) & (bh <= h)
     first, rows = fits.argmax(1), np.arange(b)
-    found = fits.any(1)
-    bw = np.where(found, bw[rows, first], min(h, w))
-    bh = np.where(found, bh[rows, first], min(h, w))
+    any_fits = fits.any(1)
+    bw = np.where(any_fits, bw[rows, first], min(h, w))
+    bh = np.where(any_fits, bh[rows, first], min(h, w))
     free = np.stack([w - bw, h - bh], 1)
-    at = np.where(found[:, None], np.floor(rng.random((b, 2)) * (free + 1)),
-                  free // 2)
+    at = np.where(any_fits[:, None],
+                  np.floor(rng.random((b, 2)) * (free + 1)), free // 2)
     boxes = np.concatenate([at, at + np.stack([bw, bh], 1)], 1)
     return boxes.astype(int),
 
@@ -80,7 +80,7 @@ def random_resized_crop(*, scale=(0.08, 1.0),
 
 
 def rotate(*, degrees: float = 10.0) -> Augmentation:
-  """Rotates by an angle within +- `degrees` about the centre; zeros outside."""
+  """Rotates by an angle within +- `degrees` about the center; zeros outside."""
   _check('rotate', 'degrees', degrees, 0, 180)
 
   def draw(rng, b, shape):
@@ -96,7 +96,7 @@ def rotate(*, degrees: float = 10.0) -> Augmentation:
 
 def crop(*, padding: int = 4) -> Augmentation:
   """A window of the image's own size after zero padding on each side."""
-  _check('crop', 'padding', padding, 0, 1024, whole=True)
+  _check('crop', 'padding', padding, 0, 1024, integer=True)
 
   def draw(rng, b, shape):
     del shape
@@ -115,8 +115,8 @@ def crop(*, padding: int = 4) -> Augmentation:
 
 
 def shift(*, pixels: int = 1) -> Augmentation:
-  """Moves by up to `pixels` in each direction: `crop`, said for digits."""
-  _check('shift', 'pixels', pixels, 0, 1024, whole=True)
+  """Moves by up to `pixels` in each direction: `crop(padding=pixels)`."""
+  _check('shift', 'pixels', pixels, 0, 1024, integer=True)
   return crop(padding=pixels)
 
 
@@ -142,12 +142,12 @@ def color_jitter(*, brightness: float = 0.4, contrast: float = 0.4,
   """Random brightness, contrast, saturation and hue.
 
   Chen et al. (2020). The first three are factors from `1 - x` to `1 + x`, not
-  below zero; the hue turns by up to `hue` of a full circle.
+  below zero; the hue is rotated by up to `hue` of a full circle.
 
-  Departures: usually the order is random, each step is clipped, and hues turn
-  in HSV. Here the order is fixed and hues turn in YIQ, so that all four are one
-  affine map of a pixel, clipped once. Gray images have brightness and contrast
-  only.
+  Departures: usually the order is random, each step is clipped, and hues rotate
+  in HSV. Here the order is fixed and hues rotate in YIQ, so that all four are
+  one affine map of a pixel, clipped once. Gray images have brightness and
+  contrast only.
   """
   for name, value in [('brightness', brightness), ('contrast', contrast),
                       ('saturation', saturation)]:
@@ -170,18 +170,18 @@ def color_jitter(*, brightness: float = 0.4, contrast: float = 0.4,
         for v in (bright, contrast, saturation, hue))
     x = x.reshape(b, h * w, c)
     luma = LUMA if c == 3 else np.ones(1, np.float32)
-    # Contrast leaves the mean luma where it is.
-    centre = bright * (x.mean(1, keepdims=True) @ luma[:, None])
+    # Contrast preserves the mean luma.
+    center = bright * (x.mean(1, keepdims=True) @ luma[:, None])
     linear = bright * contrast
     if c == 3:
-      # The two below keep gray as it is, so they leave the centre alone.
+      # Saturation and hue preserve gray, and so the center.
       gray = np.broadcast_to(luma, (3, 3))
       mix = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * gray
       linear = linear * (_turn(hue) @ mix)
       x = x @ linear.transpose(0, 2, 1)
     else:
       x = x * linear
-    out[chosen] = _to_uint8(x + (1 - contrast) * centre).reshape(b, h, w, c)
+    out[chosen] = _to_uint8(x + (1 - contrast) * center).reshape(b, h, w, c)
     return out
 
   return Augmentation(draw, apply)
@@ -206,13 +206,13 @@ def grayscale(*, p: float = 0.2) -> Augmentation:
 
 
 def cutout(*, size: int = 16, fill: int = 0) -> Augmentation:
-  """Fills a square with its centre anywhere, cut at the border.
+  """Fills a square with a uniform center, cut at the border.
 
   DeVries and Taylor (2017). `fill` is a pixel value; the paper's zero is after
-  normalisation, thus the mean pixel.
+  normalization, thus the mean pixel.
   """
-  _check('cutout', 'size', size, 1, 4096, whole=True)
-  _check('cutout', 'fill', fill, 0, 255, whole=True)
+  _check('cutout', 'size', size, 1, 4096, integer=True)
+  _check('cutout', 'fill', fill, 0, 255, integer=True)
 
   def draw(rng, b, shape):
     at = np.floor(rng.random((b, 2)) * shape[:2]).astype(int) - size // 2
@@ -247,24 +247,25 @@ class Transform(transforms.RandomMap):
     self._augmentation = augmentation
     self._batch_size, self._rows = batch_size, rows
 
-  def random_map(self, element, rng: np.random.Generator):
+  def random_map(self, element, rng: np.random.Generator) -> Any:
     images = element['images']
-    drawn = self._augmentation.draw(rng, self._batch_size, images.shape[1:])
-    mine = [x[self._rows] for x in drawn]
-    return {**element, 'images': self._augmentation.apply(images, *mine)}
+    arrays = self._augmentation.draw(
+        rng, self._batch_size, images.shape[1:])
+    arrays = [x[self._rows] for x in arrays]
+    return {**element, 'images': self._augmentation.apply(images, *arrays)}
 
 
 def by_example(chosen: list[tuple[str, Augmentation]], seed: int,
                images: np.ndarray, ids: np.ndarray,
                view: np.ndarray) -> np.ndarray:
-  """Augments each image by numbers that hang on (seed, its id, its view) alone.
+  """Augments each image by numbers that depend on (seed, id, view) only.
 
   Args:
-    chosen: what `parse` returns.
+    chosen: from `parse_augment`.
     seed: of the run.
     images: uint8 `[b, h, w, c]`.
-    ids: `[b]` integers from 0 on.
-    view: `[b]`, which of the views of each.
+    ids: `[b]` integers >= 0.
+    view: `[b]`, number of the view of each.
 
   Returns:
     Images of the same shape, row for row the same bits in any batch.
@@ -272,18 +273,18 @@ def by_example(chosen: list[tuple[str, Augmentation]], seed: int,
   for name, (draw, apply) in chosen:
     key, shape = seed_of(name, seed), images.shape[1:]
     # Philox counts: from (0, 0, id, view) on, each row has 2^128 numbers.
-    drawn = [draw(np.random.Generator(np.random.Philox(
+    per_row = [draw(np.random.Generator(np.random.Philox(
         key=key, counter=(v << 192) + (i << 128))), 1, shape)
-             for i, v in zip(ids.tolist(), view.tolist())]
-    images = apply(images, *map(np.concatenate, zip(*drawn)))
+               for i, v in zip(ids.tolist(), view.tolist())]
+    images = apply(images, *map(np.concatenate, zip(*per_row)))
   return images
 
 
-def parse(augment) -> list[tuple[str, Augmentation]]:
+def parse_augment(augment) -> list[tuple[str, Augmentation]]:
   """Augmentations by name, in the order of `ORDER`.
 
   Args:
-    augment: name -> settings (None or False: not at all), or names alone.
+    augment: name -> settings (None or False: not at all), or names only.
 
   Raises:
     UserError: an unknown name or setting, with the nearest one.
@@ -305,16 +306,16 @@ def parse(augment) -> list[tuple[str, Augmentation]]:
       raise UserError(f'augment.{name} must map settings to values, got '
                       f'{settings!r}.')
     make: Callable[..., Any] = globals()[name]
-    known = inspect.signature(make).parameters
+    allowed = inspect.signature(make).parameters
     for setting in settings.keys():
-      if setting not in known:
-        raise UserError(nearest(f'setting of augment.{name}', setting, known))
+      if setting not in allowed:
+        raise UserError(nearest(f'setting of augment.{name}', setting, allowed))
     chosen[name] = make(**dict(settings.items()))
   return [(name, chosen[name]) for name in ORDER if name in chosen]
 
 
 def seed_of(name: str, seed: int) -> int:
-  """A seed of its own for each augmentation: adding one changes no other."""
+  """A seed per augmentation: adding one does not change another."""
   entropy = np.random.SeedSequence([seed, zlib.crc32(name.encode())])
   return int(entropy.generate_state(1, np.uint64)[0])
 
@@ -328,7 +329,7 @@ def _to_uint8(x: np.ndarray) -> np.ndarray:
 
 
 def _turn(hue: np.ndarray) -> np.ndarray:
-  """`[b, 3, 3]`: turns RGB by `hue` `[b, 1, 1]` of a circle about gray."""
+  """`[b, 3, 3]`: rotates RGB by `hue` `[b, 1, 1]` of a circle about gray."""
   turn = np.zeros((len(hue), 3, 3), np.float32)
   cos, sin = np.cos(2 * np.pi * hue), np.sin(2 * np.pi * hue)
   turn[:, 0, 0] = 1
@@ -356,16 +357,16 @@ def _rgb_or_gray(name: str, channels: int) -> None:
                     f'{channels} channels.')
 
 
-def _check(name: str, setting: str, value, low, high, *, whole: bool = False,
+def _check(name: str, setting: str, value, low, high, *, integer: bool = False,
            pair: bool = False) -> None:
-  """Refuses a setting that is not one number (or two, ascending) in range."""
-  kind = numbers.Integral if whole else numbers.Real
-  values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+  """Checks that a setting is one number (or two, ascending) in range."""
+  kind = numbers.Integral if integer else numbers.Real
+  values = list(value) if isinstance(value, (tuple, list)) else [value]
   if (len(values) != 1 + pair or isinstance(value, (tuple, list)) != pair
       or not all(isinstance(x, kind) and not isinstance(x, bool)
                  and math.isfinite(x) and low <= x <= high for x in values)
-      or list(values) != sorted(values) or (pair and values[1] <= 0)):
-    what = ('two ascending numbers' if pair else
-            'an integer' if whole else 'a number')
-    raise UserError(f'augment.{name}.{setting} must be {what} from {low} to '
-                    f'{high}, got {value!r}.')
+      or values != sorted(values) or (pair and values[1] <= 0)):
+    allowed = ('two ascending numbers' if pair else
+               'an integer' if integer else 'a number')
+    raise UserError(f'augment.{name}.{setting} must be {allowed} from {low} '
+                    f'to {high}, got {value!r}.')

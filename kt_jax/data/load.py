@@ -18,7 +18,7 @@ from kt_jax.data import derived
 from kt_jax.data import sources
 from kt_jax.data._skew import imbalanced
 from kt_jax.data._skew import long_tailed
-from kt_jax.data._skew import mislabelled
+from kt_jax.data._skew import mislabeled
 from kt_jax.data._skew import shared
 from kt_jax.data.arrays import Arrays
 from kt_jax.data.arrays import Info
@@ -77,7 +77,7 @@ def load(config: Images | Mapping[str, Any]) -> Splits:
     whole = len(index) == len(arrays)
     parts[name] = arrays if whole else arrays.take(index)
     if name == 'train' and config['label_noise']:
-      parts[name] = dataclasses.replace(parts[name], labels=mislabelled(
+      parts[name] = dataclasses.replace(parts[name], labels=mislabeled(
           parts[name].labels, classes, config['label_noise'], seed))
     if config['pad']:
       parts[name] = parts[name].pad(config['pad'])

@@ -1,7 +1,7 @@
-"""What a step does to the global batch, in JAX: normalise, mixup, cutmix.
+"""Operations of a step on the global batch: normalize, mixup, cutmix.
 
 Pure functions of arrays and a key, to be called inside the jitted step: the
-batch may be sharded, and one device or eight see the same numbers.
+batch may be sharded, and the numbers do not depend on the devices.
 
 Axes: b examples, h rows, w columns, c channels, k classes.
 """
@@ -56,18 +56,18 @@ def cutmix(key: jax.Array, images: jax.Array, labels_onehot: jax.Array,
   """Pastes one box from each partner, and mixes labels by its area.
 
   One lam for the batch from Beta(alpha, alpha); the box has sides
-  `sqrt(1 - lam)` of the image's, its centre is uniform, and it is cut at the
-  border. Labels take the share of pixels that are really replaced. Yun et al.
-  (2019), Algorithm A1.
+  `sqrt(1 - lam)` of the image's, its center is uniform, and it is cut at the
+  border. Labels are mixed by the share of replaced pixels. Yun et al. (2019),
+  Algorithm A1.
 
   Args:
     key: of the step.
-    images: `[b, h, w, c]`, of any dtype, which is kept.
+    images: `[b, h, w, c]`, of any dtype.
     labels_onehot: `[b, k]`, rows that sum to one.
     alpha: a Python number; 0 leaves the batch as it is.
 
   Returns:
-    Images, and labels in at least float32.
+    Images of their dtype, and labels in at least float32.
   """
   labels = to_float(labels_onehot)
   if not _check('cutmix', images, labels, alpha):
@@ -92,20 +92,20 @@ def _draw(key: jax.Array, labels: jax.Array,
           jax.random.permutation(order, len(labels)))
 
 
-def _inside(n: int, centre: jax.Array, share: jax.Array) -> jax.Array:
+def _inside(n: int, center: jax.Array, share: jax.Array) -> jax.Array:
   """`[n]` bool: pixels within `share` of a side around a random pixel."""
   side = jnp.floor(n * share).astype(int)
-  first = jnp.floor(n * centre).astype(int) - side // 2
+  first = jnp.floor(n * center).astype(int) - side // 2
   pixel = jnp.arange(n)
   return (pixel >= first) & (pixel < first + side)
 
 
 def _check(name: str, images, labels, alpha: float) -> bool:
-  """Refuses what cannot be mixed; whether there is anything to mix."""
+  """Checks the arguments; returns whether there is anything to mix."""
   if images.ndim != 4 or labels.ndim != 2 or len(images) != len(labels):
     raise UserError(f'{name}: images must be [b, h, w, c] and labels_onehot '
                     f'[b, k], got {images.shape} and {labels.shape}.')
   if not isinstance(alpha, numbers.Real) or not (
-      math.isfinite(alpha) and alpha >= 0):
-    raise UserError(f'{name}: alpha must be a number from 0 on, got {alpha!r}.')
+      math.isfinite(alpha) and float(alpha) >= 0):
+    raise UserError(f'{name}: alpha must be a number >= 0, got {alpha!r}.')
   return alpha > 0

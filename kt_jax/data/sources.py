@@ -1,7 +1,8 @@
-"""Data sets by name: digits, what TFDS has prepared, and arrays of one's own.
+"""Data sets by name: digits, prepared sets of TFDS, and the user's arrays.
 
-A source reads headers when it is made, and images only when asked to. TFDS is
-read from array_record files through its data source, without TensorFlow.
+A source reads headers when it is created, and images when `read` is called.
+TFDS is read from array_record files through its data source, without
+TensorFlow.
 """
 from collections.abc import Mapping
 from concurrent import futures
@@ -12,7 +13,7 @@ import io
 import json
 import os
 import re
-import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,8 +41,8 @@ STATISTICS = {
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}  # channels -> Pillow's name
-CHUNK = 256  # examples that a decoding thread takes at a time
-DECODER = 1  # part of the cache key: raise it if `decode` changes its result
+CHUNK = 256  # examples per job of a decoding thread
+DECODER = 1  # part of the cache key: raise it if results of `decode` change
 
 DIGITS_TEST, DIGITS_SEED = 500, 0
 
@@ -50,11 +51,14 @@ def digits() -> Source:
   """Handwritten digits of scikit-learn: 8 x 8, gray, shipped in its wheel.
 
   1797 images without an official test split: here 500 of them, stratified and
-  fixed for good, are `test` and 1297 are `train`. The grey levels 0..16 are
-  spread over 0..255.
+  always the same, are `test` and 1297 are `train`. The gray levels 0..16 are
+  scaled to 0..255.
   """
   # The file that load_digits reads; importing scikit-learn takes 0.7 s.
-  package = importlib.util.find_spec('sklearn').submodule_search_locations[0]
+  spec = importlib.util.find_spec('sklearn')
+  if spec is None or not spec.submodule_search_locations:
+    raise UserError("data.name='digits' needs scikit-learn.")
+  package = spec.submodule_search_locations[0]
   table = np.loadtxt(os.path.join(package, 'datasets/data/digits.csv.gz'),
                      delimiter=',')
   images, labels = table[:, :-1], table[:, -1].astype(int)
@@ -68,13 +72,13 @@ def digits() -> Source:
 
 def from_arrays(name: str, splits: Mapping[str, tuple],
                 class_names: tuple[str, ...] = (), mean=(), std=()) -> Source:
-  """A source from arrays: what a user's own `module:function` returns.
+  """A source from arrays, for a user's own `module:function`.
 
   Args:
     name: of the data set.
     splits: split -> (images uint8 `[N, H, W, C]`, labels `[N]`).
     class_names: default: '0', '1', ... up to the largest label.
-    mean: per channel on a scale of 0 to 1; default: a table or one half.
+    mean: per channel on a scale of 0 to 1; default: `STATISTICS` or one half.
     std: the same.
   """
   if not splits:
@@ -116,8 +120,8 @@ def tfds_images(name: str, data_dir: str = '') -> Source:
     data_dir: default: $TFDS_DATA_DIR, else that of TFDS.
 
   Raises:
-    UserError: there is no such set, it is not prepared, or not of labelled
-      images; says what to do about it.
+    UserError: there is no such set, it is not prepared, or not of labeled
+      images; the message has the remedy.
   """
   builder = _builder(name, data_dir)
   image, label = _image_and_label(name, builder.info.features)
@@ -164,18 +168,18 @@ def tfds_text(name: str, data_dir: str = '') -> dict[str, str] | None:
             for split in builder.info.splits}
 
 
-def _builder(name: str, data_dir: str):
-  import tensorflow_datasets as tfds  # only those who use it pay for it
+def _builder(name: str, data_dir: str) -> Any:
+  import tensorflow_datasets as tfds  # slow to import
   try:
     # Sets that need TensorFlow print a banner.
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-      # TFDS itself reads the variable only once, when it is imported.
+      # TFDS itself reads the variable only when it is imported.
       return tfds.builder(
           name, data_dir=data_dir or os.environ.get('TFDS_DATA_DIR') or None)
   except tfds.core.DatasetNotFoundError as e:
-    known = ['digits', *tfds.list_builders(with_community_datasets=False)]
-    raise UserError(nearest('data set', name, known)) from e
-  except Exception as e:  # a set may need any package, or refuse its version
+    names = ['digits', *tfds.list_builders(with_community_datasets=False)]
+    raise UserError(nearest('data set', name, names)) from e
+  except Exception as e:  # a set may need any package in any version
     line = (str(e).strip().splitlines() or [type(e).__name__])[-1]
     raise UserError(f'Data set {name!r} cannot be opened: {line}') from e
 
@@ -217,7 +221,7 @@ def _decode_into(builder, pieces: list[Piece], size: int, to: Decoded) -> None:
         raise UserError(f'{builder.info.full_name} {split}[{first + i}]: the '
                         f'image cannot be decoded: {e}') from e
       to.labels[at + i] = example['label']
-      to.crcs[at + i] = zlib.crc32(image)
+      to.crcs[at + i] = crc_of_each(image[None])[0]
 
   with _quiet():  # array_record complains when it opens some files
     try:
@@ -228,7 +232,7 @@ def _decode_into(builder, pieces: list[Piece], size: int, to: Decoded) -> None:
           f'Data set {builder.name!r} under {builder.data_dir} is stored as '
           f'{builder.info.file_format}, which cannot be read without '
           "TensorFlow. Prepare it with file_format='array_record'.") from e
-    # Reading and Pillow release the GIL for most of their time.
+    # Reading and Pillow release the GIL most of the time.
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
       with tqdm.tqdm(total=at, delay=5, unit=' images',
                      desc=f'decode {builder.name}') as bar:
@@ -239,7 +243,7 @@ def _decode_into(builder, pieces: list[Piece], size: int, to: Decoded) -> None:
 def decode(data: bytes, size: int, channels: int) -> np.ndarray:
   """An encoded image as uint8 `[H, W, C]`; `size` as in `data.load`."""
   with Image.open(io.BytesIO(data)) as image:
-    if size:  # JPEG can be decoded at a fraction: keep twice what is needed
+    if size:  # JPEG can be decoded at a fraction: at least twice the size
       image.draft(MODES[channels], (2 * size, 2 * size))
     image = image.convert(MODES[channels])
     if size:
@@ -248,7 +252,7 @@ def decode(data: bytes, size: int, channels: int) -> np.ndarray:
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
-  """The central square of `image`, resized: as resizing first, but faster."""
+  """The central square of `image`, resized."""
   if image.size == (size, size):
     return image
   width, height = image.size
@@ -267,7 +271,7 @@ def _mode(name: str, channels: int) -> str:
 
 @contextlib.contextmanager
 def _quiet():
-  """No absl lines, and no complaint about flags that nobody has parsed."""
+  """Silences absl's log and its warning about unparsed flags."""
   from absl import flags
   from absl import logging
   if not flags.FLAGS.is_parsed():

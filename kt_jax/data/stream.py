@@ -1,13 +1,13 @@
-"""Batches as a function of (seed, step) alone, through Grain.
+"""Batches as a function of (seed, step) only, through Grain.
 
-Batches are cut in the source: element i of the Grain source is the i-th global
-batch. Its state is one integer, so a run that resumes at step 1e6 replays
-nothing.
+Element i of the Grain source is the i-th global batch. Its state is one
+integer, so a run that resumes at step 1e6 replays nothing.
 """
 from collections.abc import Callable, Iterator
 import functools
 import numbers
 import os
+from typing import Any
 
 from absl import flags
 import grain
@@ -20,8 +20,8 @@ from kt_jax.data.arrays import permutation
 from kt_jax.data.text_arrays import TextArrays
 
 LARGEST_BATCH = 1 << 20
-ENDLESS = 1 << 48  # batches; Grain wants a length
-AHEAD = 2  # batches that wait for the step, for each reading thread
+ENDLESS = 1 << 48  # batches; Grain needs a length
+AHEAD = 2  # prefetched batches per reading thread
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -49,13 +49,13 @@ class Batches:
     return f'Batches({len(self._arrays)} by {self._batch_size})'
 
   def indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """`(index, epoch)`: which examples are in the rows of batch `step`."""
+    """`(index, epoch)` of the examples in the rows of batch `step`."""
     epochs, at = np.divmod(step * self._batch_size + self._rows,
                            len(self._arrays))
     index = np.empty(len(at), np.int64)
     for epoch in np.unique(epochs):
-      now = epochs == epoch
-      index[now] = self._permutation(int(epoch))[at[now]]
+      rows = epochs == epoch
+      index[rows] = self._permutation(int(epoch))[at[rows]]
     return index, epochs
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def stream(arrays: Arrays | TextArrays, *, batch_size: int, seed: int,
            lookup: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
            | None = None,
            threads: int = THREADS) -> grain.DatasetIterator:
-  """Endless batches of numpy arrays; batch i depends on (seed, i) alone.
+  """Endless batches of numpy arrays; batch i depends on (seed, i) only.
 
   Args:
     arrays: the examples, images or text.
@@ -86,32 +86,32 @@ def stream(arrays: Arrays | TextArrays, *, batch_size: int, seed: int,
     seed: of order and augmentation.
     augment: name -> settings of `data.augment`; applied in its `ORDER`.
     start: step of the first batch.
-    rows: the slice of the global batch that this process takes. The slices of
-      several processes, joined, are what one process would see.
-    views: 0: augmentation is fresh in every batch. K > 0: it hangs on
-      `view_seed`, the id of the example and the epoch modulo K alone, so that
-      there are K views of each example, and what a teacher says of them can be
-      kept for runs of every seed.
+    rows: the slice of the global batch for this process. The slices of several
+      processes, joined, are the batch of a single process.
+    views: 0: augmentation differs in every batch. K > 0: it depends on
+      `view_seed`, the id of the example and the epoch modulo K only, so that
+      there are K views of each example, and outputs of a teacher can be cached
+      for runs of every seed.
     view_seed: of the views.
-    lookup: changes batches after augmentation, in the reading threads: what
-      `attach_cached` returns.
-    threads: that gather and augment ahead; 0 for none. They change no batch.
+    lookup: changes batches after augmentation, in the reading threads, such as
+      the result of `attach_cached`.
+    threads: that prefetch; 0 for none. Batches do not depend on them.
 
   Returns:
     An iterator of {'images': uint8 `[b, H, W, C]`, 'labels': int32 `[b]`,
     'ids': int64 `[b]`, 'index': int32 `[b]`, positions in `arrays`}, and with
     `views` 'view': int32 `[b]`; of text, of the arrays of `TextArrays` and
-    'index'. `get_state()` is a small dict fit for JSON, and `set_state()` goes
-    there at once; `close()` stops the threads.
+    'index'. `get_state()` is a small dict fit for JSON, `set_state()` continues
+    there at once, `close()` stops the threads.
 
   Raises:
     UserError: no examples, or a number out of range.
   """
   check_batches(arrays, batch_size, rows, seed=seed, start=start,
                 threads=threads, views=views, view_seed=view_seed)
-  dataset = grain.MapDataset.source(
-      Batches(arrays, batch_size, seed, rows, views))
-  chosen = augment_lib.parse(augment)
+  batches: Any = Batches(arrays, batch_size, seed, rows, views)
+  dataset = grain.MapDataset.source(batches)
+  chosen = augment_lib.parse_augment(augment)
   if chosen and not isinstance(arrays, Arrays):
     raise UserError('augment is for images.')
   if views and chosen:
@@ -147,8 +147,8 @@ def batches_for_eval(arrays: Arrays | TextArrays,
     batch_size: of every batch; the last is filled up with zeros.
 
   Returns:
-    Batches as those of `stream`, without 'view' and with 'where' bool `[b]`:
-    which rows are examples.
+    Batches as those of `stream`, without 'view' and with 'where' bool `[b]`,
+    True for examples.
 
   Raises:
     UserError: no examples or a batch size out of range, at the call.
@@ -170,26 +170,27 @@ def batches_for_eval(arrays: Arrays | TextArrays,
 
 
 def check_batches(arrays, batch_size: int, rows: slice, **integers) -> None:
-  """Refuses what no stream can be made of; readies Grain."""
+  """Checks the arguments of a stream, and marks the flags of Grain as parsed.
+  """
   check_batch_size(batch_size)
   for name, value in integers.items():
-    if not _whole(value) or not 0 <= value < ENDLESS:
-      raise UserError(f'{name} must be an integer from 0 on, got {value!r}.')
+    if not _is_int(value) or not 0 <= value < ENDLESS:
+      raise UserError(f'{name} must be an integer >= 0, got {value!r}.')
   if not len(arrays):
     raise UserError('There are no examples to make batches of.')
   if not isinstance(rows, slice) or not range(batch_size)[rows]:
-    raise UserError(f'rows must be a slice with some of the {batch_size} rows '
+    raise UserError(f'rows must be a nonempty slice of the {batch_size} rows '
                     f'of a batch, got {rows!r}.')
-  if not flags.FLAGS.is_parsed():  # Grain reads flags, and notebooks have none
+  if not flags.FLAGS.is_parsed():  # Grain reads flags, also in notebooks
     flags.FLAGS.mark_as_parsed()
 
 
 def check_batch_size(batch_size: int) -> None:
-  """Refuses what is no number of examples."""
-  if not _whole(batch_size) or not 1 <= batch_size <= LARGEST_BATCH:
+  """Checks the number of examples in a batch."""
+  if not _is_int(batch_size) or not 1 <= batch_size <= LARGEST_BATCH:
     raise UserError(f'batch_size must be an integer from 1 to {LARGEST_BATCH}, '
                     f'got {batch_size!r}.')
 
 
-def _whole(value) -> bool:
+def _is_int(value) -> bool:
   return isinstance(value, numbers.Integral) and not isinstance(value, bool)

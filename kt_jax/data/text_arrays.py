@@ -1,8 +1,7 @@
 """Rows of tokens.
 
 Axes: N rows, S positions. Segment 0 is padding; 1, 2, ... are the texts of a
-row. `targets` marks the tokens that are to be predicted, each from the position
-before it.
+row. `targets` marks the tokens to predict, each from the position before it.
 """
 from collections.abc import Mapping
 import dataclasses
@@ -19,11 +18,11 @@ class TextArrays:
   Attributes:
     tokens: int32 `[N, S]`.
     segments: int32 `[N, S]`, 0 for padding.
-    targets: bool `[N, S]`, the tokens that are to be predicted.
-    ids: int64 `[N]`: domain times 2^32 plus the number of the row among what
-      the domain has for the split.
+    targets: bool `[N, S]`, the tokens to predict.
+    ids: int64 `[N]`: domain times 2^32 plus the number of the row in the split
+      of the domain.
     domain: int32 `[N]`, position in `domains`.
-    domains: name -> share that is asked for, as `mixed_stream` takes them.
+    domains: name -> share in the config, for `mixed_stream`.
   """
   tokens: np.ndarray
   segments: np.ndarray
@@ -36,13 +35,13 @@ class TextArrays:
     shape = np.shape(self.tokens)
     if len(shape) != 2:
       raise UserError(f'tokens must be [N, S], got {shape}.')
-    for name, want, dtype in [
+    for name, expected, dtype in [
         ('tokens', shape, np.int32), ('segments', shape, np.int32),
         ('targets', shape, np.bool_), ('ids', shape[:1], np.int64),
         ('domain', shape[:1], np.int32)]:
       value = getattr(self, name)
-      if value.shape != want or value.dtype != dtype:
-        raise UserError(f'{name} must be {np.dtype(dtype)} {want}, got '
+      if value.shape != expected or value.dtype != dtype:
+        raise UserError(f'{name} must be {np.dtype(dtype)} {expected}, got '
                         f'{value.dtype} {value.shape}.')
     if self.domain.size and not (
         0 <= self.domain.min() and self.domain.max() < len(self.domains)):
@@ -56,7 +55,7 @@ class TextArrays:
     return TextArrays(**self.batch(np.asarray(index, np.int64)),
                       domains=self.domains)
 
-  def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
+  def batch(self, index: np.ndarray | slice) -> dict[str, np.ndarray]:
     """The arrays of the rows at `index`."""
     return {name: getattr(self, name)[index] for name in (
         'tokens', 'segments', 'targets', 'ids', 'domain')}

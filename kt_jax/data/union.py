@@ -1,4 +1,4 @@
-"""A data set that is several others, one after another."""
+"""Concatenation of data sets."""
 import numpy as np
 
 from kt_jax.core import UserError
@@ -10,17 +10,17 @@ from kt_jax.data.load import load
 
 
 def union(config, *, parts=()) -> Source:
-  """A data set of `parts`, what `load` returns for each: their `train`
-  and `test`, one after another; what they hold out for validation is left out.
+  """The `train` and `test` splits of several data sets, each concatenated.
 
-  As data.name: 'kt_jax.data:union' with data.kw: `dict(parts=...)`. For one
-  model of several tasks.
+  Parts are specs or configs of `load`; their validation splits are left out. As
+  data.name: 'kt_jax.data:union' with data.kw: `dict(parts=...)`. For one model
+  of several tasks.
   """
   del config
   if not parts:
     raise UserError('data.kw.parts must be at least one data config.')
   infos = [abstract(part) for part in parts]
-  for part, info in zip(parts, infos):
+  for info in infos:
     if (info.class_names, info.input_shape) != (
         infos[0].class_names, infos[0].input_shape):
       raise UserError(
@@ -33,14 +33,15 @@ def union(config, *, parts=()) -> Source:
   def read(pieces, size):
     if size:
       raise UserError('data.size is a setting of the parts of a union.')
-    found = [load(part) for part in parts]
-    def whole(split):
-      arrays = [getattr(x, split) for x in found]
+    loaded = [load(part) for part in parts]
+
+    def joined(split):
+      arrays = [getattr(x, split) for x in loaded]
       images = np.concatenate([np.asarray(x.images) for x in arrays])
       return Decoded(images, np.concatenate([x.labels for x in arrays]),
                      crc_of_each(images))
-    every = {split: whole(split) for split in {p[0] for p in pieces}}
-    return Decoded(*(np.concatenate([every[name][i][a:b]
+    decoded = {split: joined(split) for split in {p[0] for p in pieces}}
+    return Decoded(*(np.concatenate([decoded[name][i][a:b]
                                      for name, a, b in pieces])
                      for i in range(3)))
   return Source('union', infos[0].class_names, infos[0].input_shape, splits,

@@ -1,4 +1,4 @@
-"""Every example once, in order, as a stream with views augments it."""
+"""Fixed augmentations of every example, in order."""
 from collections.abc import Iterator
 import numbers
 
@@ -16,9 +16,9 @@ def views(arrays: Arrays, view: int, *, batch_size: int, seed: int,
 
   Args:
     arrays: the examples.
-    view: from 0 on.
-    batch_size: of every batch; the last is filled up with zeros. It changes no
-      example.
+    view: >= 0.
+    batch_size: of every batch; the last is filled up with zeros. Examples do
+      not depend on it.
     seed: `view_seed` of the stream.
     augment: that of the stream.
 
@@ -30,9 +30,9 @@ def views(arrays: Arrays, view: int, *, batch_size: int, seed: int,
   """
   for name, value in [('view', view), ('seed', seed)]:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or (
-        value < 0):
-      raise UserError(f'{name} must be an integer from 0 on, got {value!r}.')
-  chosen = augment_lib.parse(augment)
+        int(value) < 0):
+      raise UserError(f'{name} must be an integer >= 0, got {value!r}.')
+  chosen = augment_lib.parse_augment(augment)
 
   def with_view(batch):
     batch['view'] = np.full(len(batch['ids']), view, np.int32)
@@ -46,13 +46,13 @@ def views(arrays: Arrays, view: int, *, batch_size: int, seed: int,
 
 
 def augmented(arrays: Arrays, augment, seed: int) -> Arrays:
-  """A copy of a split, each image augmented once and for all.
+  """A copy of a split with each image augmented once.
 
-  For test sets that differ from what was trained on, such as shifted digits.
-  An image depends on (seed, its id) alone.
+  For test sets that differ from the training set, such as shifted digits. An
+  image depends on (seed, its id) only.
 
   Args:
-    arrays: the examples; their number of bytes must fit in memory.
+    arrays: the examples, which must fit in memory.
     augment: name -> settings, as in `stream`.
     seed: of the augmentation.
   """

@@ -50,7 +50,7 @@ class Linear(nnx.Linear):
 
   def __call__(self, x):
     y = super().__call__(x)
-    if self.lora_a is None:
+    if self.lora_a is None or self.lora_b is None:
       return y
     a, b = (v[...].astype(x.dtype) for v in (self.lora_a, self.lora_b))
     return y + self.lora_scale * ((x @ a) @ b)

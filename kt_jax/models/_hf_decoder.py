@@ -69,7 +69,7 @@ def from_config(config: hf.Config, kind: str, layers: int = 2 ** 16
   family = FAMILIES[kind]
   config.get('architectures', [family.architecture],
              lambda v: v in (None, [family.architecture]),
-             [family.architecture])
+             f'{[family.architecture]}')
   for key, neutral in _REFUSED.items():
     config.get(key, neutral[0], lambda v, n=neutral: v in n,
                f'{neutral[0]}; nothing else is supported')

@@ -116,17 +116,19 @@ def generate(decoders: DecodeModel | Sequence[DecodeModel],
     where = jnp.ones(prompts.shape, bool)
   at = decoder_block.positions_of(where.astype(jnp.int32))
 
+  def call(decoder, fn):
+    return net_lib.call(decoder.net, decoder.params, decoder.stats, fn)[0]
+
   def extend(decoder, tokens, positions, cache):
     """Logits of the token that follows `tokens`, and the longer cache."""
     def run(model):
       hidden, longer = model.extend(tokens, positions, cache)
       return model.logits(hidden[:, -1]), longer
-    return net_lib.call(*decoder, run)[0]
+    return call(decoder, run)
 
   logits, caches = [], []
   for decoder in decoders:
-    cache = net_lib.call(
-        *decoder, lambda m: m.empty_cache(rows, count + steps))[0]
+    cache = call(decoder, lambda m: m.empty_cache(rows, count + steps))
     following, cache = extend(decoder, prompts, at, cache)
     logits.append(following)
     caches.append(cache)

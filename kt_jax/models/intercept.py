@@ -2,7 +2,7 @@
 
 `nnx.capture` records what modules return; a handler also sees their inputs.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 import contextlib
 import contextvars
 import functools
@@ -15,7 +15,7 @@ _handler = contextvars.ContextVar('handler')
 
 @contextlib.contextmanager
 def intercept(model: nnx.Module, kinds: type | tuple[type, ...],
-              handler: Callable[..., Any]) -> Iterator[None]:
+              handler: Callable[..., Any]) -> Generator[None]:
   """A context in which calls of some of a model's modules go to `handler`.
 
   Only these instances change, and only until the end; other models and threads

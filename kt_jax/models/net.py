@@ -137,7 +137,7 @@ def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
 
 
 def call(net: Net, params: Arrays, stats: Arrays,
-         fn: Callable[[nnx.Module], Any], *, train: bool = False,
+         fn: Callable[[Any], Any], *, train: bool = False,
          key: jax.Array | None = None) -> tuple[Any, Arrays]:
   """`(fn(module), stats after it)`, for a module of any kind."""
   module = _merge(net, params, stats, train, key)

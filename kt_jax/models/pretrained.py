@@ -77,7 +77,7 @@ def from_pretrained(directory, dtype=None):
 def _classifier(directory, config, kind, dtype) -> Pretrained:
   architecture, make, sizes, rules = hf.FAMILIES[kind]
   config.get('architectures', [architecture],
-             lambda v: v in (None, [architecture]), [architecture])
+             lambda v: v in (None, [architecture]), f'{[architecture]}')
   labels = config.get('id2label', {}, lambda v: isinstance(v, dict),
                       'an object')
   classes = len(labels) or config.size('num_labels', 2)

@@ -1,4 +1,6 @@
 """Attention-based fusion of knowledge review."""
+from collections.abc import Sequence
+
 from flax import nnx
 import jax
 from jax import numpy as jnp
@@ -92,7 +94,7 @@ class ReviewFusion(nnx.Module):
     return {'student_features': like(student_features, out[::-1], where)}
 
 
-def nearest(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+def nearest(x: jax.Array, grid: Sequence[int]) -> jax.Array:
   """`[B, H, W, C]` on a grid: cell i of n takes cell floor(i H / n)."""
   for axis, size in zip((1, 2), grid):
     length = x.shape[axis]

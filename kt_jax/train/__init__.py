@@ -54,6 +54,7 @@ from kt_jax.train.pretrained import Trained as Trained
 from kt_jax.train.run import check as check
 from kt_jax.train.run import check_pool as check_pool
 from kt_jax.train.run import finished as finished
+from kt_jax.train.run import prepare as prepare
 from kt_jax.train.run import right as right
 from kt_jax.train.run import run as run
 from kt_jax.train.session import make_session as make_session

@@ -1,8 +1,7 @@
 """A training run: from its spec to a checkpoint, a card and test metrics."""
 from collections.abc import Mapping
 import dataclasses
-import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ from kt_jax.train import specs
 from kt_jax.train import text_run
 from kt_jax.train.networks import check_vocabulary
 from kt_jax.train.pretrained import check_fits
+from kt_jax.train.pretrained import Trained
 from kt_jax.train.session import Report
 from kt_jax.train.writer import Writer
 
@@ -54,29 +54,10 @@ def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
   done = finished(workdir)
   if done:
     return done['metrics']
-  if _pool_names(spec):
-    check(spec)  # names and shapes first: pretraining may take long
-  _kind(spec).refuse(spec, pool.abstract_data(spec.data))
-  splits = pool.load_data(spec.data)
-  get = lambda name: pool.load(spec, name, workdir, run)
-  teachers = {name: get(t.init_from) for name, t in spec.teachers.items()
-              if t.init_from}
-  start = get(spec.init_from) if spec.init_from else None
-  parents = [*teachers.values(), *[start] * bool(start)]
-  splits = splits._replace(info=_as_known(spec, splits.info, start))
-  kind = _kind(spec)(spec, splits, teachers)
-  session = sessions.make_session(
-      spec, splits.info, teachers, start=_fitting(start, splits.info),
-      **kind.session_kw())
-  kind.check(spec, session, splits.info, teachers)
-  # Constants lie on the mesh once, not again at each step.
-  replicated = jax.sharding.NamedSharding(
-      session.mesh, jax.sharding.PartitionSpec())
-  session = session._replace(inputs=session.inputs._replace(
-      constants=jax.device_put(session.inputs.constants, replicated)))
+  kind, session, parents = prepare(spec, workdir)
   card = dict(kind='run', status='running', method=spec.experiment,
               parents=[pool.card_of(t) for t in parents], model=plain['model'],
-              data=dataclasses.asdict(splits.info),
+              data=dataclasses.asdict(kind.splits.info),
               config=checkpoint.config_hash(plain),
               code=checkpoint.code_version()) | kind.card()
   open_card(workdir, card)
@@ -108,6 +89,45 @@ def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
       status='finished', step=step, metrics=metrics,
       digest=checkpoint.digest(model)))
   return metrics
+
+
+class Prepared(NamedTuple):
+  """Everything of a run before its first step."""
+  kind: Any  # an ImageRun or TextRun: `stream(session)`, `test(...)`
+  session: sessions.Session
+  parents: list[Trained]  # models that it learns or starts from
+
+
+def prepare(spec: specs.Training, workdir) -> Prepared:
+  """Loads the data, pretrains what is missing in the pool, and compiles.
+
+  Args:
+    spec: of the run.
+    workdir: of the run.
+
+  Raises:
+    UserError: as `run`.
+  """
+  if _pool_names(spec):
+    check(spec)  # names and shapes first: pretraining may take long
+  _kind(spec).refuse(spec, pool.abstract_data(spec.data))
+  splits = pool.load_data(spec.data)
+  get = lambda name: pool.load(spec, name, workdir, run)
+  teachers = {name: get(t.init_from) for name, t in spec.teachers.items()
+              if t.init_from}
+  start = get(spec.init_from) if spec.init_from else None
+  splits = splits._replace(info=_as_known(spec, splits.info, start))
+  kind = _kind(spec)(spec, splits, teachers)
+  session = sessions.make_session(
+      spec, splits.info, teachers, start=_fitting(start, splits.info),
+      **kind.session_kw())
+  kind.check(spec, session, splits.info, teachers)
+  # Constants lie on the mesh once, not again at each step.
+  replicated = jax.sharding.NamedSharding(
+      session.mesh, jax.sharding.PartitionSpec())
+  session = session._replace(inputs=session.inputs._replace(
+      constants=jax.device_put(session.inputs.constants, replicated)))
+  return Prepared(kind, session, [*teachers.values(), *[start] * bool(start)])
 
 
 def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:

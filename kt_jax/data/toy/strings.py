@@ -15,7 +15,6 @@ task does not show otherwise, so that tasks mix.
 | `noise` | `noise kqz=` | random letters |
 """
 import string
-import sys
 
 import numpy as np
 
@@ -165,8 +164,9 @@ def pairs_of(name: str, rng: np.random.Generator, count: int, /, kw) -> Pairs:
   Raises:
     UserError: no such task, or a setting that it does not take.
   """
+  from kt_jax.data import toy  # the registry, which imports this module
   # Only tasks take a count.
-  task = core.resolve(sys.modules[__package__], name, 'task', takes='count')
+  task = core.resolve(toy, name, 'task', takes='count')
   try:
     return core.bind(task, {'rng': rng, 'count': count}, **kw)
   except (TypeError, ValueError) as e:
