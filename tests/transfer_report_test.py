@@ -17,7 +17,7 @@ N = 1000
 ACCURACY = dict(a=.80, b=.85, c=.90, d=.95)  # of the models before transfer
 
 ROLES = dict(reference='dp', unsupervised='dp_unsupervised', baseline='kl',
-             rival='xe_kl_mcl', control='self')
+             second_baseline='xe_kl_mcl', control='self')
 
 
 def _row(method, student, teacher, delta, seed=0, **kw):

@@ -32,7 +32,7 @@ def get_config(variant: str = 'small'):
   c = mnist.merge_rotated('akiba2024evolutionary', (0, 60, 120))
   c.pretrain.model = dict(name='residual_mlp',
                           kw=dict(width=64, depth=4))
-  c.finetune.init.train = '^blocks/'
+  c.finetune.trainable = '^blocks/'
   grid = tuple(round(0.1 * n, 1) for n in range(1, 13))
   c.arms.ties = common.merging('ties', tune=dict(weight=grid,
                                                  density=(0.2, 0.4, 0.7)))

@@ -34,8 +34,9 @@ def get_config(variant: str = 'small'):
   p.optimizer.schedule.name = 'cosine_decay_schedule'
   p.loop.update(steps=800, log_every=100, save_every=200)
   def model(split_seed, name, learning_rate=3e-3, **kw):
-    return dict(model=dict(name=name, kw=kw), data=dict(split_seed=split_seed),
-                optimizer=dict(learning_rate=learning_rate))
+    return common.pretrained(
+        model=dict(name=name, kw=kw), data=dict(split_seed=split_seed),
+        optimizer=dict(learning_rate=learning_rate))
   c.pool = dict(
       mlp=model(1, 'mlp', 1e-3, width=256, depth=2),
       convnet=model(2, 'convnet', widths=(16, 32, 64)),

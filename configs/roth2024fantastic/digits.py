@@ -30,15 +30,16 @@ def get_config(variant: str = 'small'):
   p.optimizer.schedule.name = 'cosine_decay_schedule'
   p.loop.update(steps=300, log_every=100)
   p.evaluate.batch_size = 64
-  model = lambda name, **kw: dict(model=dict(name=name, kw=kw))
+  model = lambda name, /, changes={}, **kw: common.pretrained(
+      model=dict(name=name, kw=kw), **changes)
   c.pool = dict(
       mlp=model('mlp', width=64, depth=2),
       convnet=model('convnet', widths=(8, 16, 16)),
       resnet=model('resnet8', widths=(4, 8, 16)),
       vgg=model('vgg8', widths=(8, 16, 16, 16, 16),
                 pools=(True, True, False, False, False)),
-      vit=model('vit_tiny', patch=4, depth=1, width=48, heads=3) | dict(
-          optimizer=dict(learning_rate=3e-3), loop=dict(steps=600)),
+      vit=model('vit_tiny', patch=4, depth=1, width=48, heads=3, changes=dict(
+          optimizer=dict(learning_rate=3e-3), loop=dict(steps=600))),
       mixer=model('mixer_small', patch=4, depth=2, width=32))
 
   c.data = common.data('digits', train='train[50%:]', validation=100)

@@ -43,19 +43,19 @@ def get_config(variant: str = 'paper'):
   c.optimizer.kw.momentum = 0.9
   transfers.fantastic(c, steps=20 * 128117 // 256)
   c.methods.xe_kl_mcl.update(  # of the authors' public config
-      rate=100.0, slow=0.9999**(c.loop.steps // 2), every=2,
+      lr_scale=100.0, ema_share=0.9999**(c.loop.steps // 2), ema_every=2,
       weights=dict(kl=0.68, xe=0.32))
   c.loop.save_every = 1000
   c.compute_dtype = 'bfloat16'
   c.vmap, c.together = True, 4
   if variant == 'tiny':
     c.pretrain.terms.task = common.term('cross_entropy')
+    model = lambda name, **kw: common.pretrained(model=dict(name=name, kw=kw))
     c.pool = dict(
-        resnet=dict(model=dict(name='resnet18', kw=dict(
-            widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), stem=4))),
-        vit=dict(model=dict(name='vit_tiny', kw=dict(
-            patch=8, depth=1, width=8, heads=2))),
-        mlp=dict(model=dict(name='mlp', kw=dict(width=8))))
+        resnet=model('resnet18', widths=(4, 4, 8, 8), depths=(1, 1, 1, 1),
+                     stem=4),
+        vit=model('vit_tiny', patch=8, depth=1, width=8, heads=2),
+        mlp=model('mlp', width=8))
     c.batch.augment = dict(random_resized_crop={}, flip={})
     transfers.tiny_transfer(c, *c.pool)
   elif variant != 'paper':

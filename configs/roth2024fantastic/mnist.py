@@ -28,7 +28,7 @@ def get_config(variant: str = 'small'):
   p.optimizer.update(name='adam', learning_rate=3e-3)
   p.optimizer.schedule.name = 'cosine_decay_schedule'
   p.loop.update(steps=600, log_every=100)
-  model = lambda name, **kw: dict(model=dict(name=name, kw=kw))
+  model = lambda name, **kw: common.pretrained(model=dict(name=name, kw=kw))
   c.pool = dict(
       mlp=model('mlp', width=128, depth=2),
       convnet=model('convnet', widths=(8, 16, 16)),

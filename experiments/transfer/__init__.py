@@ -1,24 +1,27 @@
 """Transfers knowledge between every ordered pair of a pool of models.
 
-A step hangs on its teacher through target logits alone and on its method
+A step depends on its teacher through target logits alone and on its method
 through weights alone, so all runs of one student are one compiled program.
 """
 import csv
 import dataclasses
 import io
-import json
 
 import jax
 import numpy as np
 
-from experiments import pool as pools
-from experiments import pretrain
 from experiments.transfer import report
-from experiments.transfer import student
+from experiments.transfer import student as students
+from experiments.transfer.spec import Batch as Batch
+from experiments.transfer.spec import Evaluation as Evaluation
+from experiments.transfer.spec import Loop as Loop
+from experiments.transfer.spec import Method as Method
+from experiments.transfer.spec import Multi as Multi
+from experiments.transfer.spec import Roles as Roles
+from experiments.transfer.spec import Spec as Spec
 from kt_jax import checkpoint
 from kt_jax import core
 from kt_jax import data
-from kt_jax import models
 from kt_jax import train
 
 # Columns of pairs.csv: accuracies and rho are shares of `count` test examples,
@@ -30,41 +33,32 @@ MULTI = ('seed', 'student', 'mode', 'teachers', 'accuracy_before', 'accuracy',
          'delta')
 
 
-def check(config):
-  _check_names(config)
-  info = data.abstract(config.data)
+def check(spec: Spec) -> list[train.Report]:
+  """Reports of the pool and of each student; its step is traced."""
+  _check_names(spec)
+  info = data.abstract(spec.data)
+  pretraining = {r.name: r for r in train.check_pool(spec, spec.pool)}
   reports = []
-  for name, member in pools.members(config).items():
-    if isinstance(member, str):
-      trained = train.load_trained(member)
-      net, have = trained.net, trained.info
-      arrays = trained.params, trained.stats
-    else:
-      reports += [r._replace(name=f'pretrain {name}')
-                  for r in pretrain.check(member)]
-      have = data.abstract(member.data)
-      build = models.builder(
-          member.model.name, classes=have.classes,
-          input_shape=have.input_shape, **member.model.kw)
-      net = models.abstract(build)
-      arrays = jax.eval_shape(lambda: models.arrays(net, build()))
-    train.check_fits(have, info, f'config.pool.{name}')
-    reports.append(student.describe(config, name, net, have, *arrays))
+  for name in spec.pool:
+    trained = train.pool.load(spec, name)
+    train.check_fits(trained.info, info, f'config.pool.{name}')
+    own = pretraining.get(f'pretrain {name}')
+    reports += [own] * bool(own) + [students.describe(spec, name, trained)]
   return reports
 
 
-def run(config, workdir):
+def run(spec: Spec, workdir):
   """Writes pairs.csv, multi.csv, report.md and plots; returns the table."""
-  _check_names(config)
-  workdir = checkpoint.open_workdir(workdir, json.loads(config.to_json()))
-  done = pretrain.finished(workdir)
-  if done:
-    return done['metrics']
-  splits = data.load(config.data)
-  pool = pools.load(config, splits, workdir)
+  _check_names(spec)
+  workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
+  finished = train.finished(workdir)
+  if finished:
+    return finished['metrics']
+  splits = data.load(spec.data)
+  pool = students.load_pool(spec, splits, workdir)
   card = dict(
       kind='transfer', status='running', data=dataclasses.asdict(splits.info),
-      parents=[dict(name=n, source=m.trained.source, digest=m.trained.digest)
+      parents=[dict(name=n, **train.pool.card_of(m.trained))
                for n, m in pool.items()],
       code=checkpoint.code_version())
   _same_parents(workdir / 'card.json', card)
@@ -72,91 +66,100 @@ def run(config, workdir):
 
   pairs, multi = [], []
   for name in pool:
-    runs = student.Student(config, pool, name, splits, workdir)
-    for seed in config.seeds:
-      part = workdir / 'parts' / f'{name}-{seed}.json'
-      if part.exists():
-        found = checkpoint.read_json(part)
+    student = students.Student(spec, pool, name, splits, workdir)
+    for seed in spec.seeds:
+      path = workdir / 'parts' / f'{name}-{seed}.json'
+      if path.exists():
+        rows = checkpoint.read_json(path)
       else:
-        found = runs.run(seed)
-        checkpoint.write_json(part, found)
-      runs.forget(seed)
-      pairs += found['pairs']
-      multi += found['multi']
+        rows = student.run(seed)
+        checkpoint.write_json(path, rows)
+      student.clean_up(seed)
+      pairs += rows['pairs']
+      multi += rows['multi']
   _write_csv(workdir / 'pairs.csv', PAIRS, pairs)
   if multi:
     _write_csv(workdir / 'multi.csv', MULTI, multi)
   metrics = {f'delta_{method}': float(np.mean(
       [row['delta'] for row in pairs if row['method'] == method]))
-             for method in config.methods}
+             for method in spec.methods}
   if jax.process_index() == 0:
-    metrics['table'] = report.write(workdir, **config.report)
+    metrics['table'] = report.write(workdir, **dataclasses.asdict(spec.report))
   checkpoint.write_json(workdir / 'card.json',
                         card | dict(status='finished', metrics=metrics))
   return metrics
 
 
 def _same_parents(path, card):
-  """Refuses to go on with other models or data than the run began with."""
+  """Refuses to resume with other models or data than the run began with."""
   if not path.exists():
     checkpoint.write_json(path, card)
     return
   before = checkpoint.read_json(path)
-  known = lambda c: (c['data']['fingerprint'],
-                     {p['name']: p['digest'] for p in c['parents']})
-  if known(before) != known(card):
+  content = lambda c: (c['data']['fingerprint'],
+                       {p['name']: p['digest'] for p in c['parents']})
+  if content(before) != content(card):
     raise core.UserError(
         f'{path.parent} was begun with other models or data (see card.json). '
         'Restore them or name a new --workdir.')
 
 
-def _check_names(config):
-  """Refuses what could only fail late."""
-  if len(config.pool) < 2:
-    raise core.UserError('config.pool needs at least two members, has '
-                         f'{sorted(config.pool)}.')
-  for name, how in config.methods.items():
-    for term in how.weights:
-      if term not in config.terms:
+def _check_names(spec: Spec) -> None:
+  """Refuses names that do not exist, and fields that contradict each other."""
+  if len(spec.pool) < 2:
+    raise core.UserError('config.pool needs at least two models, has '
+                         f'{sorted(spec.pool)}.')
+  for name, entry in spec.pool.items():
+    if entry.by_seed:
+      raise core.UserError(f'config.pool.{name}.by_seed: the models of a '
+                           'transfer are the same for all seeds.')
+  for name, method in spec.methods.items():
+    for term in method.weights:
+      if term not in spec.terms:
         raise core.UserError(core.nearest(
-            f'term (config.methods.{name}.weights)', term, config.terms))
-  if not config.methods:
+            f'term (config.methods.{name}.weights)', term, spec.terms))
+  for name, term in spec.terms.items():
+    if term != train.LossTerm(term.loss, kw=term.kw, rename=term.rename,
+                              warmup=term.warmup):
+      raise core.UserError(f'config.terms.{name}: a transfer reads only loss, '
+                           'kw, rename and warmup of a term.')
+  if not spec.methods:
     raise core.UserError('config.methods is empty: name at least one method.')
-  given = [n for n, how in config.pool.items() if how.get('checkpoint')]
-  if config.save and given:
+  checkpoints = [n for n, entry in spec.pool.items() if entry.checkpoint]
+  if spec.save and checkpoints:
     raise core.UserError(
-        f'config.save: a student that starts from a checkpoint ({given[0]}) '
-        'cannot be saved; empty it.')
-  for name in config.save:
-    if name not in config.methods:
+        'config.save: a student that starts from a checkpoint '
+        f'({checkpoints[0]}) cannot be saved; empty it.')
+  for name in spec.save:
+    if name not in spec.methods:
       raise core.UserError(core.nearest(
-          'method (config.save)', name, config.methods))
-  if config.multi.method:
-    _check_multi(config)
+          'method (config.save)', name, spec.methods))
+  if spec.multi.method:
+    _check_multi(spec)
 
 
-def _check_multi(config):
-  """Refuses what several teachers could only fail at late."""
-  multi = config.multi
-  if multi.method not in config.methods:
+def _check_multi(spec: Spec) -> None:
+  """Refuses transfer from several teachers that could only fail late."""
+  multi = spec.multi
+  if multi.method not in spec.methods:
     raise core.UserError(core.nearest(
-        'method (config.multi.method)', multi.method, config.methods))
-  how = config.methods[multi.method]
-  chooses = any('teachers_logits' in config.terms[t].rename.values()
-                for t, weight in how.weights.items() if weight)
-  if not how.teachers or not chooses:
+        'method (config.multi.method)', multi.method, spec.methods))
+  method = spec.methods[multi.method]
+  several = any('teachers_logits' in spec.terms[t].rename.values()
+                for t, weight in method.weights.items() if weight)
+  if not method.teachers or not several:
     raise core.UserError(
         f'config.multi.method {multi.method!r} has no term that reads several '
         'teachers (rename: teachers_logits).')
-  if not config.data.validation:
+  if not spec.data.validation:
     raise core.UserError('config.multi picks teachers by validation accuracy: '
                          'set data.validation above 0.')
-  if config.optimizer.schedule.name:
+  if spec.optimizer.schedule.name:
     raise core.UserError('config.multi compares runs of several lengths: empty '
                          'optimizer.schedule.name or multi.method.')
-  if not 1 <= multi.teachers < len(config.pool):
+  if not 1 <= multi.teachers < len(spec.pool):
     raise core.UserError(
-        f'config.multi.teachers must be from 1 to {len(config.pool) - 1} (the '
+        f'config.multi.teachers must be from 1 to {len(spec.pool) - 1} (the '
         f'pool less the student), got {multi.teachers}.')
 
 

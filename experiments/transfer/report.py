@@ -31,17 +31,17 @@ PARTS = {  # of the pairs, by gap; the authors say 'stronger' from 3 points on
 NOISE = ('above', 'within noise', 'below')  # verdicts where nothing is claimed
 
 
-def write(workdir, *, control, baseline, rival, reference, unsupervised
-         ) -> str:
+def write(workdir, *, reference: str, unsupervised: str, baseline: str,
+          second_baseline: str, control: str) -> str:
   """Writes `report.md` and its plots beside `pairs.csv`.
 
   Args:
     workdir: directory of the run.
-    control: method that trains as long without another's knowledge.
-    baseline: method that the paper improves.
-    rival: another, which the summary compares as closely.
     reference: the paper's method.
     unsupervised: the same without labels.
+    baseline: method that the paper improves.
+    second_baseline: another, which the summary compares as closely.
+    control: method that trains as long without the knowledge of another model.
 
   Returns:
     The summary as plain text, at most 100 columns wide.
@@ -96,7 +96,7 @@ def write(workdir, *, control, baseline, rival, reference, unsupervised
   # Chosen by label, whatever came out; what came out of the rest is counted.
   brief = [c for c in claims if 'share of' not in c[0] and (
       '3+' not in c[0] or f'above {baseline},' in c[0]
-      or f'above {rival},' in c[0])]
+      or f'above {second_baseline},' in c[0])]
   rest = collections.Counter(c[-1] for c in claims if c not in brief)
   text = [ran, know, '', table([row[:10] for row in by_method]), '',
           table([head, *brief]), f'{rest.total()} more in report.md: '
@@ -114,8 +114,10 @@ def _read(path, names, before, *more):
     lacks = {'seed', *names, *numbers} - set(reader.fieldnames or ())
     if lacks:
       raise ValueError(f'lacks columns {", ".join(sorted(lacks))}')
-    for line, row in enumerate(reader, 2):  # None where it is cut short
-      row = {'teacher': ''} | row | {k: float(row[k]) for k in numbers}
+    for row in reader:
+      line += 1
+      row = {'teacher': ''} | row | {
+          k: float(row[k]) for k in numbers}  # None where it is cut short
       if not abs(row['delta'] - 100 * (row['accuracy'] - row[before])) < .05:
         raise ValueError(f'delta is not 100 (accuracy - {before})')
       table[row[names[0]]][row['seed'], row['student'], row['teacher']] = row
