@@ -28,7 +28,8 @@ def get_config(variant: str = 'small'):
   c.tasks.turned = common.task(data=dict(rotation=90.0))
   parts = [common.data('mnist', train='train[20000:26000]', validation=0,
                        rotation=angle).to_dict() for angle in (0.0, 90.0)]
-  c.pretrain.data = common.data('kt_jax.data:union', parts=parts, validation=0)
+  c.pretrain.data = common.data('kt_jax.data:union', validation=0,
+                                kw=dict(parts=parts))
   c.pretrain.loop.steps = 1000
   negate = dict(experts=('turned',), tasks=('upright', 'turned'),
                 forget='turned', tune=dict(weight=tuple(

@@ -30,10 +30,10 @@ def get_config(variant: str = 'small'):
       middle=dict(optimizer=dict(learning_rate=0.02)),
       high=dict(optimizer=dict(learning_rate=0.1)),
       long=dict(loop=dict(steps=1000)), short=dict(loop=dict(steps=250)),
-      decay=dict(optimizer=dict(weight_decay=1e-3)),
+      decay=dict(optimizer=dict(l2=1e-3)),
       smooth=dict(terms=dict(task=dict(kw=dict(label_smoothing=0.1)))))
   for name, changes in ways.items():
-    c.tasks[name] = changes
+    c.tasks[name] = common.task(**changes)
   c.arms.base = common.merging(kind='base')
   c.arms.single = common.merging(kind='best_single')
   c.arms.ensemble = common.merging(kind='ensemble')
