@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart lint test test-configs clean
+.PHONY: quickstart lint test test-configs docs clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.run --workdir runs/digits \
@@ -31,5 +31,9 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict -f - < docs/mkdocs.yml
+
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .ruff_cache
+	rm -rf $(VENV) runs build dist site *.egg-info .ruff_cache
