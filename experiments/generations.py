@@ -4,8 +4,10 @@ The weight of the labels is that of the spec, or the one that would be best if
 the next student were a kernel regression on the features of the last.
 """
 import dataclasses
+from typing import Any
 
 import jax
+from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import checkpoint
@@ -69,7 +71,8 @@ def check(spec):
 def run(spec, workdir):
   """Metrics of the last generation, and accuracies of all and of their mean."""
   workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
-  metrics, logits, labels, last = {}, [], None, {}
+  metrics: dict[str, float] = {}
+  logits, labels, last = [], np.zeros(0, int), {}
   for i in range(spec.generations.count):
     home = workdir / f'generation_{i}'
     if i == 0:
@@ -88,9 +91,10 @@ def run(spec, workdir):
       labels = stored['labels']
     metrics[f'accuracy_{i}'] = last['accuracy']
   p = lambda z: np.exp(z - z.max(-1, keepdims=True))
-  mean = sum(p(z) / p(z).sum(-1, keepdims=True) for z in logits[1:])
   if len(logits) > 2:
-    metrics['accuracy_ensemble'] = float(scores.accuracy(mean, labels))
+    mean = sum(p(z) / p(z).sum(-1, keepdims=True) for z in logits[1:])
+    metrics['accuracy_ensemble'] = float(
+        scores.accuracy(jnp.asarray(mean), jnp.asarray(labels)))
   return metrics | last
 
 
@@ -153,6 +157,7 @@ def _next(spec, i, previous: str) -> train.Training:
 
 
 def _training(spec, **changes) -> train.Training:
-  fields = {f.name: getattr(spec, f.name)
-            for f in dataclasses.fields(train.Training)}
-  return train.Training(**(fields | dict(experiment='train') | changes))
+  fields: dict[str, Any] = {f.name: getattr(spec, f.name)
+                            for f in dataclasses.fields(train.Training)}
+  fields |= dict(experiment='train') | changes
+  return train.Training(**fields)

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -70,7 +71,7 @@ def run(spec, workdir):
   """Writes results.csv, report.md, risk.png and card.json."""
   check(spec)
   workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
-  done = train.finished(workdir)
+  done: dict[str, Any] | None = train.finished(workdir)
   if not done:
     found = _measure(spec)
     metrics, text = _judge(spec, *found)
@@ -80,7 +81,7 @@ def run(spec, workdir):
       plots.save(_plot(spec, *found), workdir / 'risk.png')
     done = dict(kind='experiment', status='finished', metrics=metrics,
                 method=spec.experiment, code=checkpoint.code_version(),
-                spec=checkpoint.config_hash(core.spec.to_json(spec)))
+                config=checkpoint.config_hash(core.spec.to_json(spec)))
     checkpoint.write_json(workdir / 'card.json', done)
   return done['metrics'] | {'table': (workdir / 'report.md').read_text()}
 

@@ -45,7 +45,7 @@ def build(cls: type[T], value: Any, where: str = 'config') -> T:
       raise UserError(nearest(f'key of {where}', key, hints))
   kw = {key: convert(hints[key], item, f'{where}.{key}')
         for key, item in items.items()}
-  missing = [f.name for f in dataclasses.fields(cls) if f.name not in kw
+  missing = [f.name for f in _fields(cls) if f.name not in kw
              and f.default is f.default_factory is dataclasses.MISSING]
   if missing:
     raise UserError(f'{where} needs {", ".join(missing)}.')
@@ -79,7 +79,8 @@ def change(spec: T, changes: Any, where: str = 'config') -> T:
     new[key] = _changed(hints[key], old, item, f'{where}.{key}')
   if 'name' in items and 'kw' in hints and 'kw' not in items:
     new['kw'] = {}
-  return dataclasses.replace(spec, **new)
+  replace: Callable[..., T] = dataclasses.replace
+  return replace(spec, **new)
 
 
 def to_dict(spec: Any) -> Any:
@@ -116,7 +117,11 @@ def to_json(spec: Any) -> Any:
 def field_types(cls: type) -> dict[str, Any]:
   """Field -> type of a dataclass."""
   hints = typing.get_type_hints(cls)
-  return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+  return {f.name: hints[f.name] for f in _fields(cls)}
+
+
+def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+  return dataclasses.fields(cls)
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:

@@ -134,12 +134,11 @@ def _check_skew(config, classes: int, n: int) -> None:
       ('imbalance', 1, 1e6, '0 (off) or the ratio of the largest class to the '
        'smallest, from 1 on'), ('label_noise', 0, 1, 'a share from 0 to 1')]:
     value = config[key]
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not (value == 0 or low <= value <= high):
+    if not (value == 0 or low <= value <= high):
       raise UserError(f'data.{key} must be {what}, got {value!r}.')
   shares = config['class_shares']
   if shares and (len(shares) != classes or not sum(shares) or not all(
-      isinstance(x, numbers.Real) and 0 <= x <= 1 for x in shares)):
+      0 <= x <= 1 for x in shares)):
     raise UserError(f'data.class_shares must be {classes} shares from 0 to 1, '
                     f'one for each class, not all 0, got {tuple(shares)}.')
   if shares and config['imbalance']:
@@ -249,8 +248,7 @@ def _bound(text: str | None, n: int, default: int, key: str,
 def _count(config, key: str, n: int, clip: bool = False) -> int:
   """A share (below 1) or a number of `n` examples, as a number."""
   value = config[key]
-  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  if not real or not math.isfinite(value) or value < 0 or (
+  if not math.isfinite(value) or value < 0 or (
       value >= 1 and value != int(value)):
     raise UserError(f'data.{key} must be a share from 0 to 1 or a whole number '
                     f'of examples, got {value!r}.')
@@ -271,7 +269,7 @@ def _read(source: Source, pieces: list[Piece],
         f'{source.name} has labels from {labels.min()} to {labels.max()} in '
         f'{pieces[0][0]!r}, but {len(source.class_names)} classes: a split '
         'without public labels cannot be used here.')
-  offset = dict.fromkeys(split for split, _, _ in pieces)
+  offset = {split: 0 for split, _, _ in pieces}
   total = 0
   for split in offset:
     offset[split], total = total, total + source.splits[split]

@@ -45,7 +45,7 @@ def load_text(config: Text | Mapping[str, Any]) -> Splits:
   for arrays in parts.values():
     digest.update(np.int64(len(arrays)).tobytes())
     for value in arrays.batch(slice(None)).values():
-      digest.update(np.ascontiguousarray(value))
+      digest.update(np.ascontiguousarray(value).data)
   sizes = {split: len(arrays) for split, arrays in parts.items()}
   return Splits(**parts, info=_info(config, encoder, sizes,
                                     digest.hexdigest()))
@@ -64,10 +64,9 @@ def abstract_text(config: Text | Mapping[str, Any]) -> Info:
     text = source.endswith('.txt') or source == 'tiny_shakespeare'
     known = task and domain['train'] >= 1 or text and all(
         domain[split] >= 1 for split in SPLITS)
-    found = None if known else _domain(name, domain, config, encoder)
+    rows = {} if known else _domain(name, domain, config, encoder)
     for split in SPLITS:
-      sizes[split] += int(domain[split]) if known else len(
-          found[split][1])
+      sizes[split] += int(domain[split]) if known else len(rows[split][1])
   return _info(config, encoder, sizes)
 
 

@@ -113,7 +113,8 @@ def write_cache(
 def _write(path, outputs, batches, total: int, top_k: int, dtype: str,
            name: str) -> Layout:
   """Writes the records of all batches; the first says what they look like."""
-  layout = writer = None
+  layout: Layout | None = None
+  writer: Writer | None = None
   with tqdm.tqdm(total=total, delay=5, unit=' examples',
                  desc=f'outputs of {name}', disable=None) as bar:
     for batch in batches:
@@ -127,9 +128,11 @@ def _write(path, outputs, batches, total: int, top_k: int, dtype: str,
         layout = Layout({n: v.shape[1:] for n, v in values.items()}, dtype,
                         top_k)
         writer = Writer(path, total * layout.dtype.itemsize)
+      assert writer is not None
       records = layout.pack(values)
       writer.write(records)
       bar.update(len(records))
+  assert layout is not None and writer is not None  # there are examples
   writer.close()
   return layout
 

@@ -30,8 +30,9 @@ def load(spec: str) -> Any:
       its config does not exist.
   """
   from kt_jax import core
-  path, variant = re.fullmatch(r'(.*?\.py)(?::(.*))?|.*', spec).groups()
-  path, variant = path or spec.partition(':')[0], variant or ''
+  match = re.fullmatch(r'(.*?\.py)(?::(.*))?', spec)
+  path, variant = match.groups() if match else (spec.partition(':')[0], '')
+  variant = variant or ''
   file = next((f for f in (pathlib.Path(path), ROOT / path) if f.is_file()),
               None)
   if file is None:
@@ -86,7 +87,7 @@ def find(name: str) -> Experiment:
   extend_path()
   experiments = importlib.import_module('experiments').EXPERIMENTS
   if ':' in name:
-    run = core.resolve(None, name, 'experiment')
+    run = core.resolve(core, name, 'experiment')
     module = importlib.import_module(name.partition(':')[0])
     of = lambda key: getattr(run, key, getattr(module, key, None))
     return Experiment(run, of('check'), of('Spec') or find('train').Spec)
@@ -151,6 +152,7 @@ def _import(file: pathlib.Path):
   """Runs a config file afresh; what it raises is one line."""
   extend_path()
   spec = importlib.util.spec_from_file_location(f'_config_{file.stem}', file)
+  assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)

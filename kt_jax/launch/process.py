@@ -79,8 +79,8 @@ def use_compilation_cache():
     # are for one. JAX's own key does not hold the kind.
     kind = ''
     with contextlib.suppress(OSError):
-      kind = re.search(r'flags.*|Features.*|$',
-                       pathlib.Path('/proc/cpuinfo').read_text())[0]
+      kind = re.findall(r'flags.*|Features.*|$',
+                        pathlib.Path('/proc/cpuinfo').read_text())[0]
     folder = os.path.join(data.cache_dir(), 'xla',
                           f'{zlib.crc32(kind.encode()):08x}')
     os.makedirs(folder, exist_ok=True)

@@ -94,10 +94,11 @@ def _size(field: str, value) -> str:
 
 
 def _si(value: float) -> str:
-  for unit in ('', 'k', 'M', 'G', 'T', 'P'):
-    if value < 1000 or unit == 'P':
+  for unit in ('', 'k', 'M', 'G', 'T'):
+    if value < 1000:
       return f'{value:.3g} {unit}'
     value /= 1000
+  return f'{value:.3g} P'
 
 
 def _duration(s: float) -> str:

@@ -105,7 +105,7 @@ def execute(runs: Sequence[Run], run: Callable[[Run], Mapping[str, Any]],
     try:
       found[item.arm, item.seed] = dict(run(item) or {})
     except Exception as e:
-      e.run_label = f'run {item.label} ({i} of {len(runs)} done)'
+      setattr(e, 'run_label', f'run {item.label} ({i} of {len(runs)} done)')
       if failed is None:
         raise
       failed(item, e)

@@ -271,7 +271,8 @@ class TermContext:
       # A network that teaches itself does not learn in that role.
       itself = (teacher.removesuffix(CLEAN) == student.removesuffix(CLEAN)
                 and teacher.removesuffix(CLEAN) not in term.updates)
-      hold = jax.lax.stop_gradient if itself else lambda x: x
+      hold: Callable[[Any], Any] = (
+          jax.lax.stop_gradient if itself else lambda x: x)
       sources['teacher_logits'] = lambda: hold(self.output(teacher).logits)
       sources |= {n: lambda f=f: hold(f()) for n, f in self.features(
           'teacher', teacher, term.teacher_taps or term.taps).items()}

@@ -99,8 +99,8 @@ class ImageRun:
     frozen = [t for n, t in teachers.items()
               if spec.teachers[n].kind == 'frozen']
     if spec.evaluate.cka and not frozen:
-      raise core.UserError('config.evaluate.cka compares with a frozen teacher; '
-                           'there is none.')
+      raise core.UserError('config.evaluate.cka compares with a frozen teacher:'
+                           ' name one.')
     for pair in spec.evaluate.cka:
       for net, params, stats, known, tap in (
           (session.net, session.abstract.params[STUDENT],
@@ -141,12 +141,14 @@ class ImageRun:
     """Test metrics of the student; those of networks that learn too are of the
     last step. Writes `predictions.npz`."""
     test, size = self.splits.test, self.spec.evaluate.batch_size
-    metrics, logits = self._scores(session, model, test)
-    save_predictions(workdir, logits, test)
+    metrics, predictions = self._scores(session, model, test)
+    save_predictions(workdir, predictions, test)
+    logits = jnp.asarray(predictions)
     if logits.shape[-1] > 5:
       metrics['top5_accuracy'] = float(
           scores.top_k_accuracy(logits, test.labels, k=5))
     for name, teacher in self.teacher_logits.items():
+      teacher = jnp.asarray(teacher)
       metrics |= {
           f'{name}_accuracy': float(scores.accuracy(teacher, test.labels)),
           f'{name}_agreement': float(scores.agreement(logits, teacher)),
@@ -158,7 +160,7 @@ class ImageRun:
     for name, network in session.graph.networks.items():
       if network.kind == 'online':
         peer = predict_all(
-            make_predict(network.net, dataclasses.replace(
+            make_predict(session.graph.net(name), dataclasses.replace(
                 self.splits.info, mean=network.mean, std=network.std)),
             state.params[name], state.stats[name], test, batch_size=size,
             mesh=session.mesh)
@@ -178,10 +180,11 @@ class ImageRun:
     metrics, test = {}, self.splits.test
     for name, augment in self.spec.evaluate.corruptions.items():
       moved = data.augmented(test, augment, seed=0)
-      metrics[f'{name}_accuracy'] = float(scores.accuracy(predict_all(
+      logits = predict_all(
           session.predict, model['params'], model['stats'], moved,
-          batch_size=self.spec.evaluate.batch_size, mesh=session.mesh),
-                                                          test.labels))
+          batch_size=self.spec.evaluate.batch_size, mesh=session.mesh)
+      metrics[f'{name}_accuracy'] = float(
+          scores.accuracy(jnp.asarray(logits), test.labels))
     return metrics
 
   def _cka(self, session, model, ours, theirs) -> float:

@@ -55,7 +55,7 @@ def fit(step: Callable, state: State, stream, inputs: StepInputs, *,
   pending = []
   # Sums since the last row. They go into checkpoints, so that an interruption
   # leaves no trace in the metrics.
-  log = dict(count=0, sums={})
+  log: dict[str, Any] = dict(count=0, sums={})
   if run and first in run.steps():
     log = run.meta(first)['log'] or log
 
@@ -81,6 +81,7 @@ def fit(step: Callable, state: State, stream, inputs: StepInputs, *,
     flush(at)
     # A checkpoint upon SIGTERM is not evaluated: time is short, and an
     # uninterrupted run could not choose it as the best.
+    assert run is not None
     scores = evaluate(state) if evaluate and due else {}
     if scores and writer:
       writer.write(at, 'validation', scores)

@@ -99,7 +99,8 @@ def rows(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
         'devices of the data axis.')
   where = NamedSharding(mesh, PartitionSpec('data'))
   spans = [index[0].indices(batch_size)[:2] for index in
-           where.addressable_devices_indices_map((batch_size,)).values()]
+           where.addressable_devices_indices_map((batch_size,)).values()
+           if index is not None]
   first, last = min(s for s, _ in spans), max(e for _, e in spans)
   if sum(e - s for s, e in set(spans)) != last - first:
     raise core.UserError('The devices of this process hold rows of the batch '

@@ -96,7 +96,7 @@ def _described(spec, info, net, params, stats) -> Network:
 
 def _check_name(where: str, name: str, others):
   if name == STUDENT or name in others or set(name) & set('/@'):
-    raise core.UserError(f"{where}: the name is reserved, taken by a module, or "
+    raise core.UserError(f'{where}: the name is reserved, used twice, or '
                          "contains '/' or '@'.")
 
 
@@ -104,11 +104,13 @@ def _check_kind(spec, name: str, teacher: specs.Teacher):
   """Refuses fields of a teacher that its kind does not have."""
   where, kind = f'config.teachers.{name}', teacher.kind
   text = isinstance(spec.data, data.Text)
-  kinds = dict(
-      classes=not text and ('frozen', 'online'), permute_logits=not text and (
-          'frozen',),
-      tokenizer=text and ('frozen',), of=text and ('prompted',),
-      module=text and ('prompted',), init_from=('frozen', 'online'))
+  kinds: dict[str, tuple[str, ...]] = dict(init_from=('frozen', 'online'))
+  if text:
+    kinds |= dict(tokenizer=('frozen',), of=('prompted',), module=('prompted',),
+                  classes=(), permute_logits=())
+  else:
+    kinds |= dict(classes=('frozen', 'online'), permute_logits=('frozen',),
+                  tokenizer=(), of=(), module=())
   for field, allowed in kinds.items():
     if not getattr(teacher, field):
       continue
@@ -178,10 +180,10 @@ def _mapping(spec, name: str, trained: Trained) -> np.ndarray | None:
         f'teacher {trained.info.classes}.')
   if not teacher.mapping:
     return None
-  mapping = data.align_vocabularies(data.tokenizer(spec.data.tokenizer), theirs)
+  mapping = data.align_vocabularies(data.tokenizer(spec.text.tokenizer), theirs)
   if mapping.max() < 0:
     raise core.UserError(f'config.teachers.{name}: no token of '
-                         f'{spec.data.tokenizer} is one of {theirs.name}; '
+                         f'{spec.text.tokenizer} is one of {theirs.name}; '
                          "with mapping='' the loss uld compares them.")
   return mapping
 
@@ -317,7 +319,7 @@ def make_modules(spec: specs.Training, graph: graphs.TermGraph, builds, known,
     def make(cls=cls, arrays=arrays, settings=settings, seed=seed):
       return core.bind(cls, arrays, rngs=nnx.Rngs(seed), **settings)
     builds[name] = make
-    call = getattr(cls, '__call__', None)
+    call = vars(cls).get('__call__')
     graph.modules[name] = graphs.Module(
         models.abstract(make),
         graphs.positional(call) if inspect.isfunction(call) else (),
@@ -326,7 +328,7 @@ def make_modules(spec: specs.Training, graph: graphs.TermGraph, builds, known,
 
 
 def module_settings(name: str, module: specs.Module, known: Mapping[str, Any]
-                   ) -> tuple[type, dict[str, Any]]:
+                   ) -> tuple[Callable[..., Any], dict[str, Any]]:
   """`(class, settings)` of `config.modules[name]`.
 
   Args:

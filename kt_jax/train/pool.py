@@ -1,6 +1,7 @@
 """Pretrained models: trained once, kept by content, shared by runs."""
 from collections.abc import Callable, Mapping
 import dataclasses
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -84,19 +85,21 @@ def abstract(training: specs.Training, name: str) -> Trained:
   info = abstract_data(training.data)
   build = networks.student_builder(training, info)
   net = models.abstract(build)
-  return Trained(net, *jax.eval_shape(lambda: models.arrays(net, build())),
-                 info, core.spec.to_dict(training.model), '', f'pool {name}')
+  params, stats = jax.eval_shape(lambda: models.arrays(net, build()))
+  return Trained(net, params, stats, info, core.spec.to_dict(training.model),
+                 '', f'pool {name}')
 
 
 def abstract_data(spec: data.Images | data.Text) -> data.Info:
   """What is known of a data set from headers."""
-  return (data.abstract_text if isinstance(spec, data.Text) else data.abstract)(
-      spec)
+  return data.abstract_text(spec) if isinstance(spec, data.Text) else (
+      data.abstract(spec))
 
 
 def load_data(spec: data.Images | data.Text) -> data.Splits:
   """The splits of a data set."""
-  return (data.load_text if isinstance(spec, data.Text) else data.load)(spec)
+  return data.load_text(spec) if isinstance(spec, data.Text) else (
+      data.load(spec))
 
 
 def order_of(spec: specs.Training, names) -> list[str]:
@@ -146,7 +149,8 @@ def trained(name: str, training: specs.Training, folder: epath.Path, run,
     run(training, place)
     return place
   folder.mkdir(parents=True, exist_ok=True)
-  with data.lock(folder / f'.{place.name}.lock'):  # another may train it now
+  # Another run may be training it now.
+  with data.lock(pathlib.Path(folder) / f'.{place.name}.lock'):
     run(training, place)
   return place
 

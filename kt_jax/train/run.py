@@ -127,7 +127,8 @@ def prepare(spec: specs.Training, workdir) -> Prepared:
       session.mesh, jax.sharding.PartitionSpec())
   session = session._replace(inputs=session.inputs._replace(
       constants=jax.device_put(session.inputs.constants, replicated)))
-  return Prepared(kind, session, [*teachers.values(), *[start] * bool(start)])
+  return Prepared(kind, session,
+                  [*teachers.values()] + ([start] if start else []))
 
 
 def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:

@@ -39,7 +39,7 @@ class Session(NamedTuple):
   net: models.Net  # of the student
   graph: TermGraph
   mesh: jax.sharding.Mesh
-  step: Callable[..., Any]  # jitted (state, batch, inputs) -> (state, metrics)
+  step: Any  # jitted (state, batch, inputs) -> (state, metrics)
   # Jitted (params, stats, ...) -> logits of images, or scores of token rows.
   predict: Callable[..., Any]
   init: Callable[[], State]  # the first state, on the mesh
@@ -126,7 +126,7 @@ def make_session(spec: specs.Training, info: data.Info,
       tx, prepare, accumulate=spec.train.accumulate,
       outer=_outer(spec, graph, info) if spec.bilevel.module else None,
       sample=sampling.make_sample(
-          graph, spec.sampling, prompt=spec.data.prompt, stop=stop, pad=pad,
+          graph, spec.sampling, prompt=spec.text.prompt, stop=stop, pad=pad,
           cast=cast) if text else None,
       observe=graphs.make_observe(graph))
   # Set explicitly: if the sharding of the new state differed from that of the
@@ -249,7 +249,8 @@ def loaded(spec: specs.Training, net: models.Net, build, start: Trained):
   not match.
   """
   want = jax.eval_shape(lambda: models.arrays(net, build()))
-  pattern, fresh, result = spec.init.load, None, []
+  pattern, result = spec.init.load, []
+  fresh: Any = None
   abstract = any(isinstance(x, jax.ShapeDtypeStruct)
                  for x in start.params.values())
   for i, arrays in enumerate((start.params, start.stats)):

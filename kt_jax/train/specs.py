@@ -63,7 +63,7 @@ class LossTerm:
   weight: float = 1.0
   warmup: int = 0  # steps in which the weight rises linearly from 0
   kw: Mapping[str, Any] = _map()  # settings of the loss
-  rename: Mapping[str, str] = _map()  # parameter of the loss -> array to feed it
+  rename: Mapping[str, str] = _map()  # parameter of the loss -> array it gets
   # Network whose logits and features are `student_...`. With an augmentor,
   # 'NAME@clean' sees the inputs without it.
   student: str = STUDENT
@@ -241,6 +241,12 @@ class Training:
   pool: Mapping[str, Pretrained] = _map()
   pretrain: 'Training | None' = None  # what models of the pool have in common
   pool_dir: str = ''  # where they are kept; '' the user's cache
+
+  @property
+  def text(self) -> data_lib.Text:
+    """The data of a run on text."""
+    assert isinstance(self.data, data_lib.Text)
+    return self.data
 
 
 def updated(term: LossTerm) -> frozenset[str]:

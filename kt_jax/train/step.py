@@ -163,7 +163,7 @@ def make_step(forward: Forward, terms: Mapping[str, specs.LossTerm],
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: inputs.lr_scale * u, updates)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     ema = state.ema and _average(state.ema, student_only(params, stats),
                                  inputs, state.step + 1)
     metrics = {n: totals[n] / jnp.maximum(counts[n], 1) for n in totals}

@@ -32,7 +32,7 @@ class TextRun:
   def __init__(self, spec: specs.Training, splits: data.Splits,
                teachers: Mapping[str, Trained]):
     self.spec, self.splits = spec, splits
-    self.tokenizer = data.tokenizer(spec.data.tokenizer)
+    self.tokenizer = data.tokenizer(spec.text.tokenizer)
     self.frozen = {n: t for n, t in teachers.items()
                    if spec.teachers[n].kind == 'frozen'}
     self.own_tokenizer = {n: t for n, t in self.frozen.items()
@@ -50,13 +50,13 @@ class TextRun:
     image_run.check_cache(spec)
     if spec.cache.views > 1:
       raise core.UserError('cache.views of text is 0 (no cache) or 1.')
-    if spec.mixture.every and (len(spec.data.domains) < 2 or not any(
+    if spec.mixture.every and (len(spec.text.domains) < 2 or not any(
         t.kind == 'frozen' and not t.tokenizer
         for t in spec.teachers.values())):
       raise core.UserError('mixture.every moves the shares of domains by how '
                            'far the student is behind a frozen teacher: name '
                            'two domains at least, and a teacher.')
-    if spec.evaluate.responses and not spec.data.prompt:
+    if spec.evaluate.responses and not spec.text.prompt:
       raise core.UserError('evaluate.responses needs prompts: set data.prompt.')
     if spec.bilevel.module and not info.sizes['validation']:
       raise core.UserError('bilevel needs held-out rows: set validation of the '
@@ -77,7 +77,7 @@ class TextRun:
 
   @staticmethod
   def _tokens(spec) -> dict[str, int]:
-    tokenizer = data.tokenizer(spec.data.tokenizer)
+    tokenizer = data.tokenizer(spec.text.tokenizer)
     return dict(stop=stop_of(tokenizer), pad=tokenizer.pad)
 
   @classmethod
@@ -153,7 +153,7 @@ class TextRun:
     ratios = evaluate_lm.mean_ratio(of(session.predict, model),
                                     of(score, teacher), names)
     return dict(zip(names, procedures.domain_shares(
-        ratios, [shares[n] for n in names] if step else None,
+        ratios.tolist(), [shares[n] for n in names] if step else None,
         smoothing=mixture.smoothing, limit=mixture.limit).tolist()))
 
   def _likelihood(self, session, model, arrays) -> dict[str, float]:
@@ -184,15 +184,16 @@ class TextRun:
       folder = None if self.tokenizer.name == 'characters' else (
           self.tokenizer.name)
       params = quantize(model['params'], self.spec.train.bits)
-      models.save_pretrained(models.join(session.net, params, model['stats']),
-                             workdir / 'hf', folder)
+      decoder = models.join(session.net, params, model['stats'])
+      assert isinstance(decoder, models.Decoder)
+      models.save_pretrained(decoder, workdir / 'hf', folder)
     return metrics
 
   def _generator(self, session, **kw) -> evaluate_lm.Generator:
     length = self.splits.info.input_shape[0]
     return evaluate_lm.Generator(
         [session.net], self.tokenizer,
-        prompt=self.spec.data.prompt or max(1, length // 4), length=length,
+        prompt=self.spec.text.prompt or max(1, length // 4), length=length,
         batch_size=self.spec.evaluate.batch_size, bits=self.spec.train.bits,
         **kw)
 
@@ -245,7 +246,7 @@ def _ends(workdir, name) -> dict[str, float]:
 def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]):
   """Teacher -> array -> shape of what its cache holds of a row."""
   return {name: data.CacheLayout(
-      dict(logits=(spec.data.length, t.info.classes)), spec.cache.dtype,
+      dict(logits=(spec.text.length, t.info.classes)), spec.cache.dtype,
       image_run.kept(spec, name, t)).shapes()
           for name, t in teachers.items() if spec.cache.views}
 
@@ -256,8 +257,8 @@ def _check_tokenizers(spec: specs.Training) -> None:
     entry = spec.pool.get(teacher.init_from)
     if entry is None or entry.checkpoint:
       continue
-    theirs = pool.training_of(spec, teacher.init_from).data.tokenizer
-    if theirs != (teacher.tokenizer or spec.data.tokenizer):
+    theirs = pool.training_of(spec, teacher.init_from).text.tokenizer
+    if theirs != (teacher.tokenizer or spec.text.tokenizer):
       raise core.UserError(
           f'config.teachers.{name}: {teacher.init_from} of the pool has the '
           f'tokenizer {theirs!r}; set tokenizer={theirs!r}.')
@@ -266,7 +267,7 @@ def _check_tokenizers(spec: specs.Training) -> None:
 def check_prompts(spec: specs.Training, rows: data.TextArrays) -> None:
   """Refuses rows whose prompts could not be continued."""
   if spec.sampling.source != 'data' and (
-      rows.segments.max() > 1 or rows.targets[:, :spec.data.prompt].any()):
+      rows.segments.max() > 1 or rows.targets[:, :spec.text.prompt].any()):
     raise core.UserError(
         f'sampling.source {spec.sampling.source!r} continues prompts, but '
         'some rows hold documents that begin anywhere: use pairs or continuous '

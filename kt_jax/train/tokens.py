@@ -112,8 +112,8 @@ class TokenContext(TermContext):
 
 
 def checkpointed_head(fn, student_hidden, student_head, teacher_hidden=None,
-                      teacher_head=None, labels=None, where=None, weight=None,
-                      *, chunk, student_softcap=0.0, teacher_softcap=0.0,
+                      teacher_head=None, labels=None, weight=None, *, where,
+                      chunk, student_softcap=0.0, teacher_softcap=0.0,
                       **settings) -> tuple[jax.Array, jax.Array]:
   """As `losses.linear_head`, with gradients for everything that learns.
 

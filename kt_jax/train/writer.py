@@ -2,6 +2,7 @@
 import contextlib
 import json
 import time
+from typing import Any
 
 from etils import epath
 import jax
@@ -42,7 +43,7 @@ class Writer:
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
     """Adds a row. Raises UserError where the disk is full."""
-    if not self._active:
+    if self._board is None:
       return
     row = dict(step=step, split=split) | {
         k: float(v) for k, v in values.items()}
@@ -68,6 +69,7 @@ class _Board:
     from tensorboardX import event_file_writer  # here: slow to import
     from tensorboardX import summary
     from tensorboardX.proto import event_pb2
+    proto: Any = event_pb2  # its classes are made at run time
     try:
       folder.mkdir(parents=True, exist_ok=True)
       self._file = event_file_writer.EventsWriter(str(folder / 'events'),
@@ -75,8 +77,8 @@ class _Board:
     except OSError as e:
       raise core.UserError(
           f'Cannot write {folder}: {e.strerror or e}.') from e
-    self._event, self._scalar = event_pb2.Event, summary.scalar
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._event, self._scalar = proto.Event, summary.scalar
+    start = proto.SessionLog(status=proto.SessionLog.START)
     self._put(step=purge_step, session_log=start)
     self._flushed = time.monotonic()
 
