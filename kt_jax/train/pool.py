@@ -49,15 +49,18 @@ def changed(spec, entry: specs.Pretrained, where: str,
   return new
 
 
-def load(spec: specs.Training, name: str, workdir=None, run=None) -> Trained:
+def load(spec: specs.Training, name: str | Trained, workdir=None, run=None
+        ) -> Trained:
   """A model: a key of `spec.pool`, trained if need be, or a checkpoint.
 
   Args:
     spec: of a run.
-    name: key or path.
+    name: key or path; a model is returned as it is.
     workdir: of the run; None: shapes alone of what may not be trained yet.
     run: `train.run`.
   """
+  if isinstance(name, Trained):
+    return name
   entry = spec.pool.get(name)
   if entry is None or entry.checkpoint:
     return load_trained(entry.checkpoint if entry else name)
