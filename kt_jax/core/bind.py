@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from kt_jax.core.names import nearest
+from kt_jax.core.names import UserError
 
 
 def bind(fn: Callable[..., Any], pool: Mapping[str, Any], /, **settings) -> Any:
@@ -21,7 +22,7 @@ def bind(fn: Callable[..., Any], pool: Mapping[str, Any], /, **settings) -> Any:
     The result of `fn`.
 
   Raises:
-    ValueError: an array is missing or `fn` has no such setting.
+    UserError: an array is missing or `fn` has no such setting.
   """
   # A class may have a metaclass that hides the parameters of its __init__.
   is_class = inspect.isclass(fn)
@@ -33,10 +34,10 @@ def bind(fn: Callable[..., Any], pool: Mapping[str, Any], /, **settings) -> Any:
   missing = [p.name for p in arrays
              if p.default is p.empty and p.name not in pool]
   if missing:
-    raise ValueError(
+    raise UserError(
         f'{fn_name} needs {missing}; this run has {sorted(pool)}.')
   for name in settings:
     if name not in allowed:
-      raise ValueError(nearest(f'setting of {fn_name}', name, allowed))
+      raise UserError(nearest(f'setting of {fn_name}', name, allowed))
   return fn(**{p.name: pool[p.name] for p in arrays if p.name in pool},
             **settings)

@@ -8,6 +8,7 @@ any depth, is refused with the nearest one that does.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
 import types
@@ -26,7 +27,7 @@ def build(cls: type[T], value: Any, where: str = 'config') -> T:
   Args:
     cls: a frozen dataclass.
     value: mapping from fields to values (a dict, a ConfigDict), or an instance
-      of `cls`, which is returned as it is.
+      of `cls`, whose fields are checked.
     where: path of `value`, for errors.
 
   Raises:
@@ -37,7 +38,9 @@ def build(cls: type[T], value: Any, where: str = 'config') -> T:
     UserError: No key of config.optimizer 'lr'. Did you mean 'learning_rate'?
   """
   if isinstance(value, cls):
-    return value
+    return dataclasses.replace(value, **{
+        key: convert(hint, getattr(value, key), f'{where}.{key}')
+        for key, hint in field_types(type(value)).items()})
   hints = field_types(cls)
   items = _items(value, cls, where)
   for key in items:
@@ -86,8 +89,10 @@ def change(spec: T, changes: Any, where: str = 'config') -> T:
 def to_dict(spec: Any) -> Any:
   """Nested dicts, tuples and plain values, fit for JSON but for tuples.
 
-  Functions become `module:function`; other objects their class's name, or what
-  their method `spec_key()` returns.
+  Functions become `module:function`; other objects the name of their class, or
+  what their method `spec_key()` returns. Where names do not tell functions
+  apart (lambdas, those that another function has made, optax's
+  transformations), a digest of what they hold follows.
   """
   if dataclasses.is_dataclass(spec) and not isinstance(spec, type) and (
       not hasattr(spec, 'spec_key')):
@@ -103,9 +108,46 @@ def to_dict(spec: Any) -> Any:
     return spec.spec_key()
   if hasattr(spec, 'item') and getattr(spec, 'ndim', None) == 0:
     return spec.item()
-  if inspect.isfunction(spec) or inspect.isclass(spec):
-    return f'{spec.__module__}:{spec.__qualname__}'
-  return f'{type(spec).__module__}:{type(spec).__qualname__}'
+  content = _content(spec)
+  if isinstance(content, str):
+    return content
+  text = repr(content).encode()
+  return f'{_name(spec)}#{hashlib.blake2b(text, digest_size=8).hexdigest()}'
+
+
+def _name(value) -> str:
+  value = value if hasattr(value, '__qualname__') else type(value)
+  return f'{value.__module__}:{value.__qualname__}'
+
+
+def _content(value, outer=()) -> Any:
+  """Text, or nested tuples of text, that tell functions apart."""
+  value = inspect.unwrap(value) if callable(value) else value
+  if any(value is x for x in outer):  # a function that calls itself
+    return ''
+  nested = lambda *parts: tuple(_content(x, (*outer, value)) for x in parts)
+  if isinstance(value, functools.partial):
+    return nested(value.func, *value.args, value.keywords)
+  if inspect.ismethod(value):
+    return nested(value.__func__, value.__self__)
+  if inspect.isfunction(value) and '<' in value.__qualname__:
+    cells = [x.cell_contents for x in value.__closure__ or ()]
+    code = value.__code__ if '<lambda>' in value.__qualname__ else None
+    return (_name(value), *nested(
+        code, *cells, value.__defaults__, value.__kwdefaults__))
+  if inspect.iscode(value):
+    return value.co_code.hex(), value.co_names, nested(*value.co_consts)
+  if isinstance(value, (tuple, list)):
+    return nested(*value)
+  if isinstance(value, Mapping):
+    return nested(*value.items())
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return repr(value)
+  if hasattr(value, 'dtype') and hasattr(value, 'tobytes'):
+    small = value.size <= 1 << 16
+    return (str(value.dtype), str(value.shape),
+            value.tobytes().hex() if small else '')
+  return _name(value)
 
 
 def to_json(spec: Any) -> Any:
@@ -150,6 +192,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if callable(value):
       return value
     raise UserError(f'{where} must be a function, got {value!r}.')
+  if hint in (bool, int, float) and getattr(value, 'ndim', None) == 0:
+    value = value.item()  # of NumPy
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if hint is tuple and isinstance(value, list):
@@ -174,7 +218,7 @@ def plain(value: Any) -> Any:
 def _items(value, cls, where) -> dict[str, Any]:
   if isinstance(value, Mapping) or hasattr(value, 'items'):
     return dict(value.items())
-  kind = 'a mapping' if cls is dict else f'a {cls.__name__} or a mapping'
+  kind = 'a mapping' if cls is dict else f'{_shown(cls)} or a mapping'
   raise UserError(f'{where} must be {kind}, got {value!r}.')
 
 
@@ -203,8 +247,9 @@ def _either(args, value, where):
   if value is None and type(None) in args:
     return None
   specs = [a for a in args if dataclasses.is_dataclass(a)]
-  if any(isinstance(value, a) for a in specs):
-    return value
+  for spec in specs:
+    if isinstance(value, spec):
+      return build(spec, value, where)
   if specs and hasattr(value, 'items'):  # the spec that has the most keys of it
     keys = set(value.keys())
     best = max(specs, key=lambda a: len(keys & set(field_types(a))))
@@ -247,4 +292,5 @@ def _shown(hint) -> str:
     return 'a mapping'
   if origin is not None and issubclass(origin, Callable):
     return 'a function'
-  return f'a {getattr(hint, "__name__", hint)}'
+  name = getattr(hint, '__name__', str(hint))
+  return f'an {name}' if name[0] in 'AEIO' else f'a {name}'

@@ -9,6 +9,7 @@ import sys
 from kt_jax.core import bind
 from kt_jax.core import nearest
 from kt_jax.core import resolve
+from kt_jax.core import spec
 from kt_jax.core import UserError
 from kt_jax.data import _text_files as text_files
 from kt_jax.data.arrays import permutation
@@ -33,7 +34,7 @@ def read(domain: Mapping, data_dir: str, seed: int,
     UserError: the source is missing, empty or damaged.
   """
   source = domain['source']
-  name = source if isinstance(source, str) else source.__name__
+  name = spec.to_dict(source)
   if name.startswith('task:'):
     return task(name.removeprefix('task:'), domain, seed, keep)
   if name == 'tiny_shakespeare':

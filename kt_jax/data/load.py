@@ -2,6 +2,7 @@
 from collections.abc import Mapping
 import dataclasses
 import hashlib
+import inspect
 import math
 import numbers
 import re
@@ -179,6 +180,12 @@ def _named(config) -> Source:
   if callable(name) or re.match(r'[^:]+:[A-Za-z_]', name):
     make = name if callable(name) else resolve(
         sys.modules[__name__], name, 'data set')
+    name = spec.to_dict(name)
+    try:
+      inspect.signature(make).bind(config, **kw)
+    except TypeError as e:
+      raise UserError(f'data set {name!r}: {e}; it is called with (config) and '
+                      'the settings in data.kw.') from e
     source = make(config, **kw)
     if not isinstance(source, Source):
       raise UserError(f'data set {name!r} must return a data.Source, such as '

@@ -78,8 +78,8 @@ def builder(name, *, classes, input_shape, seed=0, **kw):
   """`build()` for `init` and `abstract`: makes the model `name`.
 
   Args:
-    name: a constructor of this package, or `module:function` of the same form:
-      `(classes, input_shape, *, rngs, **sizes)`.
+    name: a constructor of this package; or one's own, as `module:function` or
+      itself, of the same form: `(classes, input_shape, *, rngs, **sizes)`.
     classes: number of logits.
     input_shape: `(H, W, C)`.
     seed: of the initial parameters.
@@ -88,16 +88,40 @@ def builder(name, *, classes, input_shape, seed=0, **kw):
   Raises:
     UserError: no such model or size.
   """
-  make = core.resolve(
+  make = name if callable(name) else core.resolve(
       sys.modules[__name__], name, 'model', takes='input_shape')
-  model = typing.get_type_hints(make).get('return', make)
-  sizes = [p.name for p in inspect.signature(model.__init__).parameters.values()
-           if p.kind is p.KEYWORD_ONLY and p.name != 'rngs']
-  for size in kw if isinstance(model, type) else ():
+  name = core.spec.to_dict(name)
+  signature, sizes = _signature(make)
+  for size in kw if sizes is not None else ():
     if size not in sizes:
       raise core.UserError(core.nearest(f'size of {name} (model.kw)', size,
                                         sizes))
+  try:
+    signature.bind(classes, input_shape, rngs=None, **kw)
+  except TypeError as e:
+    raise core.UserError(
+        f'model {name}: {e}; a constructor is called with (classes, '
+        'input_shape, *, rngs) and the sizes in model.kw.') from e
   return functools.partial(_build, make, classes, input_shape, seed, kw)
+
+
+def _signature(make) -> tuple[inspect.Signature, list[str] | None]:
+  """Signature of a constructor, and its sizes; None: it takes any."""
+  def of(fn):
+    # A class may have a metaclass that hides the parameters of its __init__.
+    signature = inspect.signature(fn.__init__ if inspect.isclass(fn) else fn)
+    parameters = list(signature.parameters.values())[inspect.isclass(fn):]
+    return (signature.replace(parameters=parameters),
+            [p.name for p in parameters
+             if p.kind is p.KEYWORD_ONLY and p.name != 'rngs'],
+            any(p.kind is p.VAR_KEYWORD for p in parameters))
+  signature, sizes, any_size = of(make)
+  if any_size and inspect.isfunction(make):  # the rest goes to what it returns
+    returned = typing.get_type_hints(make).get('return')
+    if inspect.isclass(returned):
+      _, more, any_size = of(returned)
+      sizes += [size for size in more if size not in sizes]
+  return signature, None if any_size else sizes
 
 
 def _build(make, classes, input_shape, seed, kw):

@@ -240,6 +240,7 @@ def _check(classes, input_shape, depth, width, heads, groups, head_width,
       raise core.UserError(core.nearest(f'{name} of a decoder', value, choices))
 
 
-def decoder(classes, input_shape, **kw) -> Decoder:
+def decoder(classes, input_shape, *, depth, width, heads, **kw) -> Decoder:
   """A `Decoder`, a model by name."""
-  return Decoder(classes, input_shape, **kw)
+  return Decoder(classes, input_shape, depth=depth, width=width, heads=heads,
+                 **kw)

@@ -122,7 +122,7 @@ def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
     `Output(logits, stats, features)`.
 
   Raises:
-    ValueError: a tap does not exist; the message has the nearest one.
+    UserError: a tap does not exist; the message has the nearest one.
   """
   if not taps:
     return Output(*call(net, params, stats, lambda model: model(x),
@@ -131,7 +131,7 @@ def apply(net: Net, params: Arrays, stats: Arrays, x: jax.Array, *,
   logits, outputs = _capture(model, x)
   for tap in taps:
     if tap not in outputs:
-      raise ValueError(core.nearest('tap', tap, outputs))
+      raise core.UserError(core.nearest('tap', tap, outputs))
   after = nnx.state(model, nnx.Not(nnx.Intermediate))
   return Output(logits, _arrays(net, after)[1], {t: outputs[t] for t in taps})
 

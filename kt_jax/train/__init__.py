@@ -11,7 +11,7 @@
 |---|---|
 | know every key | `Training` and its parts in `train/specs.py` |
 | train, resume, measure | `run`; `check` traces without computing |
-| read a model | `load_trained` |
+| read a model; bring one of one's own | `load_trained`, `trained_from` |
 | write an own loop | `make_session`, then `fit` or `session.step` |
 | write an own step | `make_step`, `init_state`, `step_inputs` |
 """
@@ -51,6 +51,7 @@ from kt_jax.train.plots import curves as curves
 from kt_jax.train.pretrained import check_fits as check_fits
 from kt_jax.train.pretrained import load_trained as load_trained
 from kt_jax.train.pretrained import Trained as Trained
+from kt_jax.train.pretrained import trained_from as trained_from
 from kt_jax.train.run import check as check
 from kt_jax.train.run import check_pool as check_pool
 from kt_jax.train.run import finished as finished

@@ -338,6 +338,9 @@ def module_settings(name: str, module: specs.Module, known: Mapping[str, Any]
   """
   cls = module.name if callable(module.name) else core.resolve(
       modules, module.name, f'module (config.modules.{name})')
+  if not inspect.isclass(cls):
+    raise core.UserError(f'config.modules.{name}.name must be a class, got '
+                         f'{cls!r}.')
   parameters = inspect.signature(cls.__init__).parameters
   for setting in module.kw:
     if setting not in parameters:

@@ -50,17 +50,19 @@ def changed(spec, entry: specs.Pretrained, where: str,
   return new
 
 
-def load(spec: specs.Training, name: str, workdir=None, run=None,
+def load(spec: specs.Training, name: str | Trained, workdir=None, run=None,
          step: int = -1) -> Trained:
   """A model: a key of `spec.pool`, trained if need be, or a checkpoint.
 
   Args:
     spec: of a run.
-    name: key or path.
+    name: key or path; a model is returned as it is.
     workdir: of the run; None: shapes alone of what may not be trained yet.
     run: `train.run`.
     step: of the checkpoint; -1: the one that its card names.
   """
+  if isinstance(name, Trained):
+    return name
   entry, at = spec.pool.get(name), None if step < 0 else step
   if entry is None or entry.checkpoint:
     return load_trained(entry.checkpoint if entry else name, at)

@@ -1,9 +1,12 @@
-"""A pretrained model from disk, whoever trained it."""
+"""Pretrained models: runs, imported ones, and NNX models of one's own."""
+from collections.abc import Callable
 import dataclasses
 from typing import Any, NamedTuple
 
 from etils import epath
+from flax import nnx
 import jax
+import numpy as np
 
 from kt_jax import checkpoint
 from kt_jax import core
@@ -25,6 +28,53 @@ class Trained(NamedTuple):
     return dict(kind='run', model=self.model,
                 data=dataclasses.asdict(self.info))
 
+  def spec_key(self) -> dict[str, str]:
+    """What stands for this model in the spec of a run."""
+    return dict(source=self.source, digest=self.digest)
+
+  def __repr__(self):
+    return f'Trained({self.source!r}, digest={self.digest!r})'
+
+
+def trained_from(model: nnx.Module, info: data.Info, source: str = ''
+                ) -> Trained:
+  """An NNX model of one's own, as a teacher or to start from.
+
+  Args:
+    model: maps normalized images `[B, H, W, C]` to logits `[B, K]`; of text, it
+      has the methods of `models.Decoder` that training uses. Its arrays are
+      not copied, and never changed.
+    info: of the images that it reads: classes, shape, mean and std.
+    source: its name in cards and errors; '': the name of its class.
+
+  Raises:
+    UserError: it is no such model.
+
+  Example:
+    info = data.abstract(spec.data)
+    teacher = train.trained_from(MyNet(rngs=nnx.Rngs(0)), info)
+    spec = dataclasses.replace(
+        spec, teachers=dict(teacher=train.Teacher(teacher)))
+  """
+  if not isinstance(model, nnx.Module):
+    raise core.UserError(f'model must be an nnx.Module, got {model!r}.')
+  source = source or type(model).__qualname__
+  net, params, stats = models.split(model)
+  if len(info.input_shape) == 1:
+    for name in ('hidden', 'logits', 'head_kernel', 'logit_softcap'):
+      if not hasattr(model, name):
+        raise core.UserError(f'{source} has no {name}; see models.Decoder.')
+  else:
+    x = jax.ShapeDtypeStruct((1, *info.input_shape), np.float32)
+    logits = jax.eval_shape(
+        lambda *args: models.apply(net, *args).logits, params, stats, x)
+    if getattr(logits, 'shape', None) != (1, info.classes):
+      raise core.UserError(
+          f'{source} must return logits [B, {info.classes}] for images '
+          f'{(1, *info.input_shape)}, got {logits}.')
+  return Trained(net, params, stats, info, {},
+                 checkpoint.digest(dict(params=params, stats=stats)), source)
+
 
 def check_fits(have: data.Info, want: data.Info, name: str) -> None:
   """Refuses the model `name`, made for `have`, on the data `want`."""
@@ -36,14 +86,17 @@ def check_fits(have: data.Info, want: data.Info, name: str) -> None:
           + (' Set data.size.' if field == 'input_shape' else ''))
 
 
-def load_trained(path, step: int | None = None) -> Trained:
+def load_trained(path, step: int | None = None,
+                 model: str | Callable[..., Any] = '') -> Trained:
   """Reads the workdir of a run, or a Hugging Face directory.
 
   Args:
-    path: a `--workdir` of `pretrain` or `finetune`, or a directory with
-      `config.json` and safetensors, which are read as float32. Of a language
-      model, classes are its vocabulary and the input shape its context.
+    path: workdir of a run, or a directory with `config.json` and safetensors,
+      which are read as float32. Of a language model, classes are its vocabulary
+      and the input shape its context.
     step: which checkpoint of a run; None: the one that its card names.
+    model: constructor, where the one that the run was given has no name under
+      which it can be imported.
 
   Returns:
     The model, verified against the digest that was saved with it.
@@ -62,15 +115,21 @@ def load_trained(path, step: int | None = None) -> Trained:
         'Hugging Face directory (no config.json).')
   card = checkpoint.read_json(folder / 'card.json')
   try:
-    info, model = data.Info(**card['data']), card['model']
+    info, settings = data.Info(**card['data']), card['model']
     info = dataclasses.replace(
         info, **{k: tuple(getattr(info, k)) for k in
                  ('input_shape', 'mean', 'std', 'class_names')})
-    build = models.builder(model['name'], classes=info.classes,
-                           input_shape=info.input_shape, **model['kw'])
+    name, sizes = model or settings['name'], settings['kw']
   except (KeyError, TypeError) as e:
     raise core.UserError(f'{folder / "card.json"} is not a card of this '
                          f'library: {e!r}.') from e
+  try:
+    build = models.builder(name, classes=info.classes,
+                           input_shape=info.input_shape, **sizes)
+  except core.UserError as e:
+    raise core.UserError(
+        f'{path}: {e} Give train.load_trained its constructor (model=...), and '
+        'the result as init_from.') from e
   net = models.abstract(build)
   found = checkpoint.read(folder, step)
   params, stats = found.model['params'], found.model['stats'] or {}
@@ -79,8 +138,9 @@ def load_trained(path, step: int | None = None) -> Trained:
     shape = lambda tree: {k: tuple(v.shape) for k, v in tree.items()}
     if shape(have) != shape(expected):
       odd = sorted(shape(have).items() ^ shape(expected).items())
-      raise core.UserError(f'{kind} of {folder} do not fit {model}: {odd[:4]}.')
-  return Trained(net, params, stats, info, model, found.meta['model'],
+      raise core.UserError(
+          f'{kind} of {folder} do not fit {settings}: {odd[:4]}.')
+  return Trained(net, params, stats, info, settings, found.meta['model'],
                  str(folder))
 
 

@@ -138,13 +138,18 @@ def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:
     UserError: what is wrong with the spec.
   """
   spec = specs.as_training(spec)
-  if repr(spec) in _CHECKED:
-    return _CHECKED[repr(spec)]
-  reports = check_pool(spec, _pool_names(spec))
-  start = pool.load(spec, spec.init_from, step=spec.init.step) if (
-      spec.init_from) else None
-  _CHECKED[repr(spec)] = reports + _check(spec, start)
-  return _CHECKED[repr(spec)]
+  key = _key(spec)
+  if key not in _CHECKED:
+    reports = check_pool(spec, _pool_names(spec))
+    start = pool.load(spec, spec.init_from, step=spec.init.step) if (
+        spec.init_from) else None
+    _CHECKED[key] = reports + _check(spec, start)
+  return _CHECKED[key]
+
+
+def _key(spec, start=None) -> str:
+  """Key of a check: shapes are the same for every seed."""
+  return repr((dataclasses.replace(spec, seed=0), start))
 
 
 def check_pool(spec, names) -> list[Report]:
@@ -163,7 +168,7 @@ def check_pool(spec, names) -> list[Report]:
 
 def _check(spec, start) -> list[Report]:
   """Reports of one run; `start` may be abstract."""
-  key = repr((spec, start and start.source))
+  key = _key(spec, start and start.source)
   if key not in _CHECKED:
     info = _as_known(spec, pool.abstract_data(spec.data), start)
     teachers = {name: pool.load(spec, t.init_from)
@@ -193,7 +198,8 @@ def model_name(spec: specs.Training) -> str:
 def _pool_names(spec) -> list[str]:
   """Entries of the pool that a run uses."""
   names = [spec.init_from, *(t.init_from for t in spec.teachers.values())]
-  return [n for n in dict.fromkeys(names) if n in spec.pool]
+  names = [n for n in names if isinstance(n, str) and n in spec.pool]
+  return list(dict.fromkeys(names))
 
 
 def _as_known(spec, info: data.Info, start) -> data.Info:

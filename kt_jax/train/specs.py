@@ -11,6 +11,7 @@ import optax
 
 from kt_jax import core
 from kt_jax import data as data_lib
+from kt_jax.train.pretrained import Trained
 
 STUDENT = 'student'
 CLEAN = '@clean'  # 'student@clean' sees its inputs without the augmentor
@@ -88,7 +89,8 @@ class Teacher:
   the student before the first step, under that name; 'prompted' the frozen
   decoder `of` with the learned embeddings of a module before its input.
   """
-  init_from: str = ''  # key of pool or checkpoint: its parameters
+  # Key of pool, checkpoint, or the model: `load_trained`, `trained_from`.
+  init_from: str | Trained = ''
   kind: Literal['frozen', 'online', 'average', 'initial', 'prompted'] = 'frozen'
   model: Model = Model()  # of an online one without init_from
   classes: tuple[int, ...] = ()  # its class for each class of the data; () same
@@ -214,7 +216,8 @@ class Training:
   data: data_lib.Images | data_lib.Text = data_lib.Images()
   batch: Batch = Batch()
   model: Model = Model()  # of the student
-  init_from: str = ''  # checkpoint (or key of pool) it starts from; '' fresh
+  # Checkpoint, key of pool or model that it starts from; '' fresh.
+  init_from: str | Trained = ''
   init: Init = Init()
   trainable: str = ''  # regex on paths of the student that learn; '' all
   terms: Mapping[str, LossTerm] = _map()

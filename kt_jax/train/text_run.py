@@ -254,8 +254,9 @@ def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]):
 def _check_tokenizers(spec: specs.Training) -> None:
   """Refuses teachers of the pool whose tokens differ where none are named."""
   for name, teacher in spec.teachers.items():
-    entry = spec.pool.get(teacher.init_from)
-    if entry is None or entry.checkpoint:
+    entry = isinstance(teacher.init_from, str) and spec.pool.get(
+        teacher.init_from)
+    if not entry or entry.checkpoint:
       continue
     theirs = pool.training_of(spec, teacher.init_from).text.tokenizer
     if theirs != (teacher.tokenizer or spec.text.tokenizer):
