@@ -131,7 +131,8 @@ def make_step(forward: Forward, terms, tx: optax.GradientTransformation,
       those of some parameters; `loss(params, stats, pool, key)` is the step's.
     sample: `(params, stats, pool, key, shared) -> (pool, metrics)`, what the
       whole batch becomes before it is cut; no gradient runs through it.
-    observe: `(params, stats, {term: mean}) -> stats`, once a step, after it.
+    observe: `(params, stats, {term: mean}) -> stats`, once a step, after it;
+      a mean of no entries is NaN.
 
   Returns:
     The step. Its metrics are the mean of each term, `loss` and `grad_norm`.
@@ -175,7 +176,8 @@ def make_step(forward: Forward, terms, tx: optax.GradientTransformation,
         state.slow, fast, settings, state.step + 1)
     metrics = {n: totals[n] / jnp.maximum(counts[n], 1) for n in totals}
     if observe:
-      stats = observe(params, stats, metrics)
+      stats = observe(params, stats, {
+          n: jnp.where(counts[n] > 0, metrics[n], jnp.nan) for n in metrics})
     metrics |= said | {
         'loss': sum(w * metrics[n] for n, w in weights.items()),
         'grad_norm': optax.tree.norm(grads)}
