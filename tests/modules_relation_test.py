@@ -1,4 +1,6 @@
 """Modules of relation losses: memory, embeddings, schedules."""
+import functools
+
 from flax import nnx
 import jax
 from jax import numpy as jnp
@@ -21,8 +23,8 @@ TOKENS = {'student_features': draw(B, 6, 3),
 MEMORY = {**VECTORS, 'index': jnp.asarray([7, 0, 11, 3], jnp.int32),
           'key': jax.random.key(1)}
 GRAPH = {**TOKENS, 'step': jnp.asarray(40, jnp.int32)}
-SMALL = dict(examples=M, negatives=N, width=D, temperature=0.3)
-# Module, settings, arrays, loss on what it returns.
+SMALL = dict(examples=M, negatives=N, width=D, momentum=0.7, temperature=0.3)
+# Module, settings, arrays, loss on its output.
 CASES = {
     'memory': ('ContrastiveMemory', SMALL, MEMORY, 'crd', {}),
     'memory_printed': ('ContrastiveMemory', SMALL | dict(normalize=False),
@@ -30,8 +32,8 @@ CASES = {
     'embedding': ('EmbeddingHead', dict(width=D), VECTORS, 'info_nce', {}),
     'embedding_rkd': ('EmbeddingHead', dict(width=D, normalize=False), VECTORS,
                       'rkd_distance', {}),
-    'token_graph': ('TokenGraph', dict(width=D, steps=100), GRAPH,
-                    'token_graph', dict(neighbors=3)),
+    'token_graph': ('TokenGraph', dict(width=D, start=0.9, end=0.2, steps=150),
+                    GRAPH, 'token_graph', dict(neighbors=3)),
 }
 each = pytest.mark.parametrize('name', CASES)
 
@@ -62,6 +64,7 @@ def pure(name):
   return total, params, stats
 
 
+@functools.cache
 def run(name):
   total, params, stats = pure(name)
   def both(params, stats, pool):
@@ -70,6 +73,12 @@ def run(name):
         lambda p, f: total(p, stats, pool | f), (0, 1), has_aux=True)(
             params, features)
   return jax.jit(both), params, stats
+
+
+def moved(params):
+  """Parameters with no bias of 0."""
+  return {n: v + 0.1 * jnp.cos(jnp.arange(v.size)).reshape(v.shape)
+          for n, v in params.items()}
 
 
 def close(got, want, rtol=1e-5, atol=1e-5):
@@ -102,20 +111,24 @@ def test_float32_whatever_comes_in(name):
   assert all(v.dtype == jnp.float32 for v in (value, *out.values()))
 
 
-@each
-def test_padding(name):
-  """What stands in padded rows reaches no value, gradient or state."""
-  both, params, stats = run(name)
-  pool = CASES[name][2]
+def padded(pool):
+  """With three more rows of NaN, not yet masked."""
   def pad(n, v):
     if n in ('key', 'step'):
       return v
     junk = -1 if n == 'index' else jnp.nan
     return jnp.concatenate([v, jnp.full((3, *v.shape[1:]), junk, v.dtype)])
-  padded = {n: pad(n, v) for n, v in pool.items()}
-  padded['where'] = jnp.arange(B + 3) < B
+  return {n: pad(n, v) for n, v in pool.items()}
+
+
+@each
+def test_padding(name):
+  """Padded rows change no value, gradient or state."""
+  both, params, stats = run(name)
+  pool = CASES[name][2]
+  more = padded(pool) | {'where': jnp.arange(B + 3) < B}
   (want, (_, want_after)), want_grads = both(params, stats, pool)
-  (got, (_, after)), grads = both(params, stats, padded)
+  (got, (_, after)), grads = both(params, stats, more)
   close((got, after, grads[0]), (want, want_after, want_grads[0]))
   for n, g in grads[1].items():
     close(g[:B], want_grads[1][n])
@@ -124,9 +137,9 @@ def test_padding(name):
 
 @each
 def test_no_valid_row_leaves_the_state(name):
-  total, params, stats = pure(name)
-  pool = CASES[name][2] | {'where': jnp.zeros(B, bool)}
-  value, (out, after) = jax.jit(total)(params, stats, pool)
+  both, params, stats = run(name)
+  pool = padded(CASES[name][2]) | {'where': jnp.zeros(B + 3, bool)}
+  (value, (out, after)), _ = both(params, stats, pool)
   close(after, stats, rtol=0, atol=0)
   assert jnp.isfinite(value)
   assert all(jnp.isfinite(v).all() for v in out.values())
@@ -139,7 +152,8 @@ def test_vmap_over_seeds(name):
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *seeds)
   got = jax.jit(jax.vmap(lambda of: total(*of, CASES[name][2])))(stacked)
   for i, of in enumerate(seeds):
-    close(jax.tree.map(lambda x: x[i], got), total(*of, CASES[name][2]))
+    want, _ = run(name)[0](*of, CASES[name][2])
+    close(jax.tree.map(lambda x: x[i], got), want)
 
 
 @each
@@ -157,44 +171,67 @@ def test_sharded_batch(name):
 
 def test_memory_numbers():
   """Banks by a loop: read first, then moved; draws never the example's own."""
-  module = make('memory')
-  banks = {n: np.array(getattr(module, f'{n}_bank')[...])
-           for n in ('student', 'teacher')}
+  both, params, stats = run('memory')
+  banks = {n: np.array(stats[f'{n}_bank']) for n in ('student', 'teacher')}
   close(np.linalg.norm(banks['student'], axis=1).mean(), 1, atol=0.2)
   assert np.abs(banks['student']).max() <= (3 / D)**0.5
   assert not np.allclose(banks['student'], banks['teacher'])
-  out = module(**MEMORY)
-  for who, other in (('student', 'teacher'), ('teacher', 'student')):
-    linear = getattr(module.embed, who)
-    e = np.asarray(VECTORS[f'{who}_features']).reshape(B, -1)
-    e = e @ np.asarray(linear.kernel) + np.asarray(linear.bias)
+  out, after = both(params, stats, MEMORY)[0][1]
+  for name, other in (('student', 'teacher'), ('teacher', 'student')):
+    e = np.asarray(VECTORS[f'{name}_features']).reshape(B, -1)
+    e = e @ np.asarray(params[f'embed/{name}/kernel'])
     e /= np.linalg.norm(e, axis=1, keepdims=True)
-    close(out[f'{who}_features'], e)
-    rows = [[int(np.argmin(np.abs(banks[who] - row).sum(1))) for row in of]
-            for of in np.asarray(out[f'{who}_negatives'])]
-    close(out[f'{who}_negatives'], banks[who][np.asarray(rows)])
+    close(out[f'{name}_features'], e)
+    rows = [[int(np.argmin(np.abs(banks[name] - row).sum(1))) for row in of]
+            for of in np.asarray(out[f'{name}_negatives'])]
+    close(out[f'{name}_negatives'], banks[name][np.asarray(rows)])
     for i, of in zip(MEMORY['index'], rows):
       assert int(i) not in of
     anchor = np.asarray(out[f'{other}_features'])
-    scores = np.einsum('bd,bnd->bn', anchor, banks[who][np.asarray(rows)])
+    scores = np.einsum('bd,bnd->bn', anchor, banks[name][np.asarray(rows)])
     close(out[f'{other}_normalizer'], M * np.exp(scores / 0.3).mean(),
           rtol=1e-4)
-    want = banks[who].copy()
+    want = banks[name].copy()
     for i, row in zip(MEMORY['index'], e):
-      want[i] = 0.5 * want[i] + 0.5 * row
+      want[i] = 0.7 * want[i] + 0.3 * row
       want[i] /= np.linalg.norm(want[i])
-    close(getattr(module, f'{who}_bank')[...], want)
+    close(after[f'{name}_bank'], want)
   assert out['temperature'] == np.float32(0.3) and out['examples'] == M
 
 
+def test_memory_keeps_the_last_of_equal_indices():
+  """An index beyond the set is not stored."""
+  both, params, stats = run('memory')
+  pool = MEMORY | {'index': jnp.asarray([7, M, 7, 3], jnp.int32)}
+  _, (out, after) = both(params, stats, pool)[0]
+  for name in ('student', 'teacher'):
+    want = np.array(stats[f'{name}_bank'])
+    for i, row in ((7, 2), (3, 3)):
+      want[i] = 0.7 * want[i] + 0.3 * np.asarray(out[f'{name}_features'][row])
+      want[i] /= np.linalg.norm(want[i])
+    close(after[f'{name}_bank'], want)
+
+
+def test_negatives_depend_on_key_and_index():
+  both, params, stats = run('memory')
+  negatives = lambda **kw: np.asarray(both(params, stats, MEMORY | kw)[0][1][0][
+      'student_negatives'])
+  want, order = negatives(), jnp.array([2, 0, 3, 1])
+  np.testing.assert_array_equal(
+      negatives(index=MEMORY['index'][order]), want[order])
+  assert len(np.unique(want.reshape(B, -1), axis=0)) == B
+  assert (negatives(key=jax.random.key(2)) != want).any()
+
+
 def test_memory_fixes_z_once():
-  module = make('memory')
-  first = module(**MEMORY)
-  second = module(**MEMORY | {'key': jax.random.key(2)})
-  for who in ('student', 'teacher'):
-    assert first[f'{who}_normalizer'] == second[f'{who}_normalizer']
-    assert (first[f'{who}_negatives'] != second[f'{who}_negatives']).any()
-  printed = make('memory_printed')(**MEMORY)
+  both, params, stats = run('memory')
+  first, after = both(params, stats, MEMORY)[0][1]
+  second, _ = both(params, after, MEMORY | {'key': jax.random.key(2)})[0][1]
+  for name in ('student', 'teacher'):
+    assert first[f'{name}_normalizer'] == second[f'{name}_normalizer']
+    assert (first[f'{name}_negatives'] != second[f'{name}_negatives']).any()
+  both, params, stats = run('memory_printed')
+  printed, _ = both(params, stats, MEMORY)[0][1]
   assert printed['student_normalizer'] == 1
 
 
@@ -207,12 +244,12 @@ def test_memory_draws_every_other_row():
   negatives = module(**VECTORS, index=index, key=MEMORY['key'])[
       'student_negatives']
   for i, of in zip(index, np.asarray(negatives)):
-    found = {int(np.argmin(np.abs(bank - row).sum(1))) for row in of}
-    assert found == {0, 1, 2} - {int(i)}
+    rows = {int(np.argmin(np.abs(bank - row).sum(1))) for row in of}
+    assert rows == {0, 1, 2} - {int(i)}
 
 
 def test_memory_keeps_nan_out():
-  """It shows in the loss of its example, not for ever in the bank."""
+  """It reaches the loss of its example, not the bank."""
   module = make('memory')
   pool = MEMORY | {'student_features':
                    VECTORS['student_features'].at[1, 0].set(jnp.nan)}
@@ -224,31 +261,44 @@ def test_memory_keeps_nan_out():
 
 def test_crd_starts_near_the_loss_of_chance():
   """With Z an embedding knows its own from N others at 2 log N or so."""
-  value, _ = pure('memory')[0](*pure('memory')[1:], MEMORY)
-  assert value < 6 * np.log(N + 1)
+  both, params, stats = run('memory')
+  assert both(params, stats, MEMORY)[0][0] < 6 * np.log(N + 1)
 
 
 def test_scheduled():
-  cosine = modules.Scheduled(rngs=nnx.Rngs(0), steps=100)
-  close([cosine(s)['temperature'] for s in (0, 50, 100, 1000)],
-        [1, 0.55, 0.1, 0.1])
-  linear = modules.Scheduled(steps=10, start=0.0, end=2.0, shape='linear',
+  cosine = modules.Scheduled(rngs=nnx.Rngs(0), steps=120, start=3.0, end=0.5)
+  share = np.sin(np.pi / 6)**2  # (1 - cos x) / 2 = sin(x / 2)^2
+  close([cosine(s)['temperature'] for s in (0, 40, 120, 1000)],
+        [3, 3 - 2.5 * share, 0.5, 0.5])
+  linear = modules.Scheduled(steps=10, start=0.5, end=2.0, shape='linear',
                              name='gamma')
-  close(jax.jit(linear)(jnp.asarray(4))['gamma'], 0.8)
+  close(jax.jit(linear)(jnp.asarray(4))['gamma'], 1.1)
   assert not jax.tree.leaves(nnx.split(linear)[1])
 
 
-def test_token_graph_leaves_the_features():
-  out = make('token_graph')(**GRAPH)
+def test_token_graph_numbers():
+  both, params, stats = run('token_graph')
+  params = moved(params)
+  out = both(params, stats, GRAPH)[0][1][0]
   assert set(out) == {'student_embeddings', 'teacher_embeddings', 'temperature'}
-  assert out['teacher_embeddings'].shape == (B, 2, 3, D)
-  assert out['student_embeddings'].shape == (B, 6, D)
+  close(out['temperature'], 0.9 - 0.7 * np.sin(np.pi * 40 / 150 / 2)**2)
+  for name in ('student', 'teacher'):
+    kernel, bias = (params[f'embed/{name}/{n}'] for n in ('kernel', 'bias'))
+    close(out[f'{name}_embeddings'],
+          TOKENS[f'{name}_features'] @ kernel + bias)
 
 
-def test_embedding_lengths():
-  out = make('embedding')(**VECTORS)
-  for v in out.values():
-    close(jnp.linalg.norm(v, axis=-1), jnp.ones(B))
+def test_embedding_numbers():
+  for name, length in (('embedding', True), ('embedding_rkd', False)):
+    both, params, stats = run(name)
+    params = moved(params)
+    out = both(params, stats, VECTORS)[0][1][0]
+    for side in ('student', 'teacher'):
+      x = np.float64(VECTORS[f'{side}_features']).reshape(B, -1)
+      want = x @ np.float64(params[f'{side}/kernel']) + params[f'{side}/bias']
+      if length:
+        want /= np.linalg.norm(want, axis=1, keepdims=True)
+      close(out[f'{side}_features'], want)
   assert make('embedding')(
       [VECTORS['student_features']], VECTORS['teacher_features'])
 

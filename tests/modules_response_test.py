@@ -6,6 +6,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from kt_jax import core
 from kt_jax import losses
@@ -60,20 +61,20 @@ def test_reversed_gradient():
   close(jax.grad(f)(2.0), -0.5 * jnp.sum(x * jnp.cos(2.0 * x)))
 
 
-@pytest.mark.parametrize('name', ['step_zero', 'half', 'end', 'beyond'])
-def test_adversary_grows_in_earnest(name):
-  step, scale = {'step_zero': (0, 0.0), 'half': (STEPS // 2, 0.5),
-                 'end': (STEPS, 1.0), 'beyond': (3 * STEPS, 1.0)}[name]
-  loss, params = pure(temperature())
-  tau = 1 + 20 / (1 + math.exp(-1))
-  close(loss(params, step), losses.kd(
-      POOL['student_logits'], POOL['teacher_logits'], temperature=tau).mean())
-  (got,) = jax.tree.leaves(jax.grad(loss)(params, step))
-  slope = jax.grad(lambda u: losses.kd(
+def test_adversary_grows():
+  loss, params = pure(temperature(peak=0.6, start=1.5, span=4.0))
+  both = jax.jit(jax.value_and_grad(loss))
+  kd = lambda u: losses.kd(
       POOL['student_logits'], POOL['teacher_logits'],
-      temperature=1 + 20 * jax.nn.sigmoid(u)).mean())(1.0)
-  close(got, -scale * slope, rtol=1e-4, atol=1e-9)
+      temperature=1.5 + 4 / (1 + jnp.exp(-u))).mean()
+  value, slope = jax.value_and_grad(kd)(1.0)
   assert abs(slope) > 1e-5
+  for step, share in ((0, 0), (STEPS // 3, math.sin(math.pi * 33 / 200)**2),
+                      (STEPS, 1), (3 * STEPS, 1)):
+    got, grads = both(params, step)
+    close(got, value)
+    (grad,) = jax.tree.leaves(grads)
+    close(grad, -0.6 * share * slope, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize('instance', [False, True])
@@ -89,17 +90,22 @@ def test_descending_the_gradient_raises_the_loss(instance):
 
 
 def test_a_temperature_for_each_example():
-  module = temperature(instance=True, start=2.0, span=3.0)
+  module = temperature(instance=True, start=2.0, span=3.0, width=9)
   out = module(POOL['student_logits'], POOL['teacher_logits'], 0)['temperature']
-  assert out.shape == (B,) and out.dtype == jnp.float32
-  assert ((out > 2) & (out < 5)).all() and len(np.unique(out)) == B
-  # What it reads is a constant: the student's gradient is that at these taus.
-  to_student = jax.grad(lambda s: losses.kd(
-      s, POOL['teacher_logits'], temperature=module(
-          s, POOL['teacher_logits'], STEPS)['temperature']).sum())
-  close(to_student(POOL['student_logits']), jax.grad(lambda s: losses.kd(
-      s, POOL['teacher_logits'], temperature=out).sum())(
-          POOL['student_logits']))
+  assert out.dtype == jnp.float32 and len(np.unique(out)) == B
+  x = np.concatenate([special.softmax(np.float64(POOL[f'{n}_logits']), -1)
+                      for n in ('student', 'teacher')], 1)
+  assert module.hidden.kernel.shape == (2 * K, 9)
+  for linear in (module.hidden, module.out):  # biases: 0 and 1
+    x = np.maximum(x, 0) @ np.float64(linear.kernel) + np.float64(linear.bias)
+  close(out, 2 + 3 * special.expit(x[:, 0]))
+  # Its inputs are constants: the student's gradient is that at these taus.
+  kd = lambda s, tau: losses.kd(
+      s, POOL['teacher_logits'], temperature=tau).sum()
+  to_student = lambda s: kd(
+      s, module(s, POOL['teacher_logits'], STEPS)['temperature'])
+  close(*jax.jit(lambda s: (jax.grad(to_student)(s), jax.grad(kd)(s, out)))(
+      POOL['student_logits']))
 
 
 def test_padding_does_not_reach_the_weights():
@@ -108,12 +114,13 @@ def test_padding_does_not_reach_the_weights():
   padded = dict(student_logits=pad(POOL['student_logits']),
                 teacher_logits=pad(POOL['teacher_logits']),
                 where=jnp.arange(B + 2) < B)
-  close(loss(params, STEPS, **padded), loss(params, STEPS))
-  close(jax.grad(loss)(params, STEPS, **padded), jax.grad(loss)(params, STEPS))
+  both = jax.jit(jax.value_and_grad(loss))
+  close(both(params, STEPS, **padded), both(params, STEPS))
 
 
 def test_weak_head_feeds_uskd():
   head = modules.WeakHead(shape(B, 3, 4, 7), rngs=nnx.Rngs(0), classes=K)
+  head.head.bias[...] = jnp.arange(K, dtype=jnp.float32)
   where = jnp.arange(B) < B - 1
   def total(features):
     pool = POOL | core.bind(head.__call__, {
@@ -124,11 +131,10 @@ def test_weak_head_feeds_uskd():
   assert weak.shape == (B, K)
   close(weak, (features.mean((1, 2)) @ head.head.kernel[...]
                + head.head.bias[...]))
-  grad = jax.grad(total)(features)
+  both = jax.jit(jax.value_and_grad(total))
+  value, grad = both(features)
   assert (jnp.abs(grad[:-1]).max((1, 2, 3)) > 0).all()
-  broken = features.at[-1].set(jnp.nan)
-  close(total(broken), total(features))
-  close(jax.grad(total)(broken), grad)
+  close(both(features.at[-1].set(jnp.nan)), (value, grad))
   close(grad[-1], 0 * grad[-1])
 
 

@@ -1,4 +1,5 @@
-"""Modules that stand between teacher, label, input and student."""
+"""Modules between teacher, label, input and student."""
+import functools
 import inspect
 
 from flax import nnx
@@ -28,8 +29,10 @@ POOL = {
     'teacher_aspects': r.random((B, Q)).astype(np.float32),
     'inputs': normal(B, 8, 6, 3)}
 CASES = {
-    'adapter': ('TeacherAdapter', {}, {'teacher_logits': (B, K)}),
-    'ratio': ('SampleRatio', {}, {'teacher_share': (B,), 'label_share': (B,)}),
+    'adapter': ('TeacherAdapter', dict(width=7, hidden=6),
+                {'teacher_logits': (B, K)}),
+    'ratio': ('SampleRatio', dict(hidden=(9, 4), temperature=2.5),
+              {'teacher_share': (B,), 'label_share': (B,)}),
     'aspects': ('AspectHead', {}, {'student_aspects': (B, Q)}),
     'augmentor': ('AffineAugmentor',
                   dict(rotate=30., scale=.3, shear=.2, fill=(1., 2., 3.)),
@@ -52,8 +55,8 @@ def shapes(**arrays):
 
 def make(name, seed=0, arrays=None, **kw):
   cls = getattr(modules, name)
-  given = inspect.signature(cls.__init__).parameters
-  arrays = {n: v for n, v in shapes(**(arrays or POOL)).items() if n in given}
+  takes = inspect.signature(cls.__init__).parameters
+  arrays = {n: v for n, v in shapes(**(arrays or POOL)).items() if n in takes}
   return cls(**arrays, rngs=nnx.Rngs(seed), **kw)
 
 
@@ -61,32 +64,26 @@ def close(got, want, rtol=1e-5, atol=1e-6):
   np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol, atol)
 
 
+@functools.cache
 def pure(case):
-  """`(params, stats, pool) -> (out, stats)` and its arrays, as training has."""
+  """Jitted `(params, stats, pool) -> (out, stats)` in training, its arrays."""
   name, settings, _ = CASES[case]
   net, params, stats = models.split(make(name, **settings))
   def call(params, stats, pool):
     return models.call(net, params, stats, lambda m: core.bind(m, pool),
                        train=True)
-  return call, params, stats
+  return jax.jit(call), params, stats
 
 
 @each
 def test_shapes_and_jit(case):
   call, params, stats = pure(case)
-  traces = []
-  @jax.jit
-  def jitted(*args):
-    traces.append(1)
-    return call(*args)
-  out, after = jitted(params, stats, pool())
+  out, after = call(params, stats, pool())
   assert {n: v.shape for n, v in out.items()} == CASES[case][2]
   assert all(v.dtype == jnp.float32 for v in out.values())
-  for got, want in zip(jax.tree.leaves((out, after)),
-                       jax.tree.leaves(call(params, stats, pool()))):
-    close(got, want)
-  jitted(params, after, pool())
-  assert len(traces) == 1
+  shape_and_type = lambda tree: jax.tree.map(
+      lambda v: (v.shape, v.dtype, v.aval.weak_type), tree)
+  assert shape_and_type(after) == shape_and_type(stats)  # compiled once
 
 
 @each
@@ -123,9 +120,9 @@ def test_batch_stays_sharded(case):
         name, P('data'))
     return jax.device_put(v, NamedSharding(mesh, spec))
   placed = {n: place(n, v) for n, v in pool().items()}
-  compiled = jax.jit(call).lower(params, stats, placed).compile()
+  compiled = call.lower(params, stats, placed).compile()
   out, _ = compiled(params, stats, placed)
-  want, _ = jax.jit(call)(params, stats, pool())
+  want, _ = call(params, stats, pool())
   for name, v in out.items():
     close(v, want[name])
   if case != 'ratio':  # its class means add up over the devices
@@ -135,7 +132,7 @@ def test_batch_stays_sharded(case):
 
 @pytest.mark.parametrize('case', [c for c in CASES if c != 'augmentor'])
 def test_padding(case):
-  """What stands in padded rows reaches no valid row, gradient or state."""
+  """Padded rows change no valid row, gradient or state."""
   call, params, stats = pure(case)
   params = {n: v + 0.1 for n, v in params.items()}  # not at a start of zeros
   def pad(name, v):
@@ -163,8 +160,8 @@ def test_padding(case):
   for n in after:
     close(padded_after[n], after[n])
   none = padded | {'where': jnp.zeros(B + 2, bool)}
-  for n, v in call(params, after, none)[1].items():
-    np.testing.assert_array_equal(v, after[n])
+  for n, v in grad(params, none)[1][1].items():
+    np.testing.assert_array_equal(v, stats[n])
 
 
 # TeacherAdapter
@@ -191,8 +188,11 @@ def test_adapter_numbers():
   call, params, stats = pure('adapter')
   params = {n: jnp.asarray(normal(*v.shape)) for n, v in params.items()}
   p = {n: np.asarray(v, np.float64) for n, v in params.items()}
-  assert p['first/kernel'].shape == (8, K)
-  assert p['third/kernel'].shape == (32, K)
+  assert p['first/kernel'].shape == (8, 7)
+  assert p['third/kernel'].shape == (6, K)
+  usual = nnx.eval_shape(lambda: make('TeacherAdapter'))
+  assert usual.first.kernel.shape == (8, K)
+  assert usual.third.kernel.shape == (32, K)
   want = np.empty((B, K))
   for i in range(B):
     f = np.mean([POOL['teacher_features'][i, y, x]
@@ -218,6 +218,7 @@ def test_adapter_stops_no_gradient():
 
 def test_aspect_numbers():
   call, params, stats = pure('aspects')
+  params |= {'head/bias': jnp.arange(Q, dtype=jnp.float32)}
   out, _ = call(params, stats, pool())
   f = POOL['student_features'].reshape(B, 16, 7).sum(1) / 16
   close(out['student_aspects'],
@@ -232,11 +233,10 @@ def test_aspect_numbers():
 
 def ratio_by_hand(params, seen, i, p):
   """alpha of example i of `p` where `seen` is [(teacher logits, label)]."""
-  s = special.softmax(np.float64(p['student_logits'][i]))
-  t = special.softmax(np.float64(p['teacher_logits'][i]))
+  softmax = lambda z: special.softmax(np.float64(z) / 2.5)
+  s, t = (softmax(p[f'{n}_logits'][i]) for n in ('student', 'teacher'))
   g = np.eye(K)[p['labels'][i]]
-  m = np.mean([special.softmax(np.float64(z)) for z, y in seen
-               if y == p['labels'][i]], axis=0)
+  m = np.mean([softmax(z) for z, y in seen if y == p['labels'][i]], axis=0)
   x = np.concatenate([s, t, g, m, (m - s)**2, (g - s)**2, (t - s)**2,
                       (t - g)**2, (m - g)**2])
   for layer in range(3):
@@ -248,15 +248,17 @@ def ratio_by_hand(params, seen, i, p):
 
 
 def test_ratio_numbers_over_two_batches():
-  """The class means run over everything seen."""
+  """The class means are over all examples so far."""
   call, params, stats = pure('ratio')
-  assert params['layers/0/kernel'].shape == (9 * K, 32)
-  assert params['layers/1/kernel'].shape == (32, 16)
+  assert params['layers/1/kernel'].shape == (9, 4)
+  usual = nnx.eval_shape(lambda: make('SampleRatio'))
+  assert [layer.kernel.shape for layer in usual.layers] == [
+      (9 * K, 32), (32, 16), (16, 1)]
   seen = []
   for _ in range(2):
     p = POOL | {'teacher_logits': normal(B, K), 'labels': r.integers(K, size=B)}
     seen += list(zip(p['teacher_logits'], p['labels']))
-    out, stats = call(params, stats, p | {'key': None})
+    out, stats = call(params, stats, p | {'key': jax.random.key(3)})
     want = [ratio_by_hand(params, seen, i, p) for i in range(B)]
     close(out['teacher_share'], want)
     close(out['label_share'], 1 - np.array(want))
@@ -294,22 +296,34 @@ def test_ratio_bad_label_shows_and_is_not_kept():
 
 def weights_by_hand(how, i, weights):
   p = [special.softmax(np.float64(z[i])) for z in POOL['teachers_logits']]
-  y = POOL['labels'][i]
+  g = SOFT[i] if how.endswith('soft') else np.eye(K)[POOL['labels'][i]]
   if how == 'fixed':
     return np.array(weights) / np.sum(weights)
-  if how == 'best':
-    return np.eye(T)[np.argmax([q[y] for q in p])]
-  cost = np.array([-np.log(q[y]) for q in p])
+  if how == 'learned':
+    return np.exp(weights) / np.sum(np.exp(weights))
+  if how.startswith('best'):
+    return np.eye(T)[np.argmax([q @ g for q in p])]
+  cost = np.array([-np.log(q) @ g for q in p])
   share = np.exp(cost) / np.exp(cost).sum()
   return (1 - share) / (T - 1)
 
 
-@pytest.mark.parametrize('how', ['fixed', 'confidence', 'best'])
-@pytest.mark.parametrize('temperature', [1.0, 4.0])
-def test_mixture_numbers(how, temperature):
-  weights = (1, 0, 3) if how == 'fixed' else ()
-  out = core.bind(make('TeacherMixture', how=how, weights=weights,
-                       temperature=temperature), pool())
+SOFT = r.dirichlet(np.ones(K), B).astype(np.float32)
+
+
+@pytest.mark.parametrize('how', ['fixed', 'learned', 'confidence', 'best',
+                                 'confidence soft', 'best soft'])
+def test_mixture_numbers(how):
+  weights = dict(fixed=(1, 0, 3), learned=(0.3, -1.2, 0.7)).get(how, ())
+  temperature, arrays = 4.0, pool()
+  if how.endswith('soft'):
+    arrays['labels'] = jnp.asarray(SOFT)
+  module = make('TeacherMixture', how=how.split()[0],
+                weights=weights if how == 'fixed' else (),
+                temperature=temperature)
+  if how == 'learned':
+    module.scores[...] = jnp.asarray(weights)
+  out = core.bind(module, arrays)
   for i in range(B):
     w = weights_by_hand(how, i, weights)
     close(out['teacher_weights'][:, i], w)
@@ -414,23 +428,27 @@ def test_quarter_turn():
 
 
 @pytest.mark.parametrize('fill,mode', [('edge', 'nearest'),
-                                       (0.7, 'grid-constant')])
+                                       (0.7, 'grid-constant'),
+                                       ((0.7, -0.2, 1.1), 'grid-constant')])
 def test_any_map_is_that_of_scipy(fill, mode):
   x = POOL['inputs'].astype(np.float64)
-  centre = (np.array(x.shape[1:3]) - 1) / 2
+  center = (np.array(x.shape[1:3]) - 1) / 2
+  cval = np.broadcast_to(0 if fill == 'edge' else fill, 3)
   matrix = np.array([[1.1, 0.3, 0.4], [-0.2, 0.8, -1.3]])
   got = fixed(matrix, POOL['inputs'], fill=fill)
   a, b = matrix[:, :2], matrix[:, 2]
   for i in range(B):
     for c in range(3):
       close(got[i, ..., c], ndimage.affine_transform(
-          x[i, ..., c], a, centre + b - a @ centre, order=1, mode=mode,
-          cval=0.7), 1e-4, 1e-5)
+          x[i, ..., c], a, center + b - a @ center, order=1, mode=mode,
+          cval=cval[c]), 1e-4, 1e-5)
 
 
 def test_content_is_sheared_scaled_turned_shifted():
   """The matrix undoes the product of the four, in this order."""
-  module = make('AffineAugmentor', shift=.3, rotate=40., scale=.4, shear=.5)
+  module = make('AffineAugmentor', shift=.3, rotate=40., scale=.4, shear=.5,
+                initial=.7)
+  close(jnp.exp(module.log_sigma[...]), np.full(5, .7))
   key, sigma = jax.random.key(1), np.array([.5, .2, .9, .3, .7])
   module.log_sigma[...] = jnp.log(jnp.asarray(sigma, jnp.float32))
   got = module(jnp.asarray(POOL['inputs']), key)['inputs']
@@ -453,29 +471,31 @@ def test_no_spread_is_the_identity():
     np.testing.assert_array_equal(out, POOL['inputs'])
 
 
-def test_draws_hang_on_key_and_row_alone():
+def test_draws_depend_on_key_and_row_only():
   x = jnp.broadcast_to(pool()['inputs'][:1], (B, 8, 6, 3))
   module = make('AffineAugmentor')
-  draw = lambda x, seed: module(x, jax.random.key(seed))['inputs']
+  draw = jax.jit(lambda x, seed: module(x, jax.random.key(seed))['inputs'])
   close(draw(x[:3], 0), draw(x, 0)[:3])
-  close(draw(x, 0), draw(x, 0))
   assert len(np.unique(np.asarray(draw(x, 0)).reshape(B, -1), axis=0)) == B
   assert np.abs(draw(x, 0) - draw(x, 1)).max() > 0.1
-  # Allowing another transform, however little, moves nothing else.
+  # Allowing another transform, however little, changes nothing else.
   turned = make('AffineAugmentor', rotate=1e-6)(x, jax.random.key(0))['inputs']
   close(turned, draw(x, 0), 1e-3, 1e-4)
 
 
 def test_shift_stays_in_range_and_spreads_with_sigma():
-  """Read off a ramp: what stands in the middle says how far it came."""
+  """Read off a ramp: the value in the middle is the shift."""
   n = 64
   ramp = np.broadcast_to(np.arange(33., dtype=np.float32)[:, None, None],
                          (n, 33, 33, 1))
   spread = []
+  module = make('AffineAugmentor', arrays={'inputs': ramp}, shift=0.25)
+  net, params, stats = models.split(module)
+  run = jax.jit(lambda params: models.call(net, params, stats, lambda m: m(
+      jnp.asarray(ramp), jax.random.key(0)))[0]['inputs'])
   for initial in (0.1, 1 / 3, 100.0):
-    module = make('AffineAugmentor', arrays={'inputs': ramp}, shift=0.25,
-                  initial=initial)
-    out = module(jnp.asarray(ramp), jax.random.key(0))['inputs']
+    out = run({'log_sigma': jnp.full_like(params['log_sigma'],
+                                          np.log(initial))})
     moved = np.abs(np.asarray(out[:, 16, 16, 0]) - 16)
     assert moved.max() <= 33 / 4 + 1e-4
     spread.append(moved.mean())
@@ -511,7 +531,49 @@ def test_dtype_is_kept():
   assert out['inputs'].dtype == jnp.bfloat16
 
 
-# At the door
+# TaidSchedule
+
+
+def taid(losses_, **kw):
+  """The share before each update, and after the last."""
+  net, params, stats = models.split(modules.TaidSchedule(**kw))
+  step = jax.jit(lambda stats, loss: models.call(
+      net, params, stats, lambda m: m.update(loss), train=True)[1])
+  shares = [stats['share']]
+  for loss in losses_:
+    stats = step(stats, loss)
+    shares.append(stats['share'])
+  return np.array(shares)
+
+
+def test_taid_schedule_skips_undefined_changes():
+  """Without a loss before, or with 0 there, momentum and share stay."""
+  start, end, steps, alpha, beta = 0.2, 0.9, 400, 0.3, 0.8
+  seen = [np.nan, 1.3, 0.9, 0.0, 1.1, np.nan, 0.8, 0.7, 0.75]
+  t, m, last, want = start, 0.0, 0.0, [start]
+  for n, loss in enumerate(seen):
+    if np.isfinite(loss):
+      if last:
+        m = beta * m + (1 - beta) * (last - loss) / last
+        t += alpha * special.expit(m) * (1 - t)
+      last = loss
+    t = min(end, max(t, start + (end - start) * n / steps))
+    want.append(t)
+  close(taid(seen, start=start, end=end, steps=steps, alpha=alpha, beta=beta),
+        want)
+
+
+# SoftPrompt
+
+
+def test_soft_prompt_starts_normal():
+  prompt = modules.SoftPrompt(rngs=nnx.Rngs(0), width=300, count=9)
+  embedding = np.asarray(prompt.embedding[...])
+  assert embedding.shape == (9, 300)
+  close([embedding.mean(), embedding.std()], [0, 0.02], 0.05, 2e-3)
+
+
+# Bad input
 
 
 def bad(name, change, **kw):
@@ -554,6 +616,6 @@ def bad(name, change, **kw):
     (bad('AffineAugmentor', {}, fill=(0.0, 1.0)), 'each channel'),
     (lambda: affine_sample(jnp.zeros((2, 4, 4, 1)), jnp.zeros((3, 2, 3))),
      r'\(2, 4, 4, 1\); got \(3, 2, 3\)')])
-def test_bad_input_fails_at_the_door(call, message):
+def test_bad_input(call, message):
   with pytest.raises(ValueError, match=message):
     call()

@@ -17,7 +17,9 @@ class TaidSchedule(nnx.Module):
     t <- min(end, max(start + (end - start) n / steps,
                       t + alpha sigmoid(m) (1 - t))),
 
-  where J' is the loss before J. The linear schedule is a lower bound.
+  where J' is the last finite loss before J. Without one, and where J is not
+  finite or J' is 0, m stays and t rises to the linear schedule at most, which
+  is its lower bound.
 
   Settings:
     steps: updates until the lower bound is `end`, > 0.
@@ -71,7 +73,7 @@ class TaidSchedule(nnx.Module):
     loss = jax.lax.stop_gradient(jnp.asarray(loss, jnp.float32))
     t, m, last = self.share[...], self.momentum[...], self.previous[...]
     n, finite = self.updates[...], jnp.isfinite(loss)
-    usable = finite & (n > 0)
+    usable = finite & (last != 0)  # 0 also before the first finite loss
     m = jnp.where(usable, self.beta * m + (1 - self.beta) * (last - loss)
                   / (last + _TINY), m)
     floor = self.start + (self.end - self.start) * n / self.steps

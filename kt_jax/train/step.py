@@ -125,7 +125,8 @@ def make_step(forward: Forward, terms: Mapping[str, specs.LossTerm],
       step's.
     sample: `(params, stats, batches, key, step_context) -> (batches, metrics)`,
       applied before the batch is cut; no gradient runs through it.
-    observe: `(params, stats, {term: mean}) -> stats`, once per step, after it.
+    observe: `(params, stats, {term: mean}) -> stats`, once per step, after it;
+      a mean of no entries is NaN.
 
   Returns:
     The step. Its metrics are the mean of each term, `loss` and `grad_norm`.
@@ -168,7 +169,8 @@ def make_step(forward: Forward, terms: Mapping[str, specs.LossTerm],
                                  inputs, state.step + 1)
     metrics = {n: totals[n] / jnp.maximum(counts[n], 1) for n in totals}
     if observe:
-      stats = observe(params, stats, metrics)
+      stats = observe(params, stats, {
+          n: jnp.where(counts[n] > 0, metrics[n], jnp.nan) for n in metrics})
     metrics |= sample_metrics | {
         'loss': sum(w * metrics[n] for n, w in weights.items()),
         'grad_norm': optax.tree.norm(grads)}
