@@ -14,6 +14,7 @@ import pytest
 
 from kt_jax import checkpoint
 from kt_jax import core
+from kt_jax.checkpoint import content_hash
 
 # Orbax leaves coroutines behind when a file is damaged.
 pytestmark = pytest.mark.filterwarnings(
@@ -199,6 +200,45 @@ def test_full_disk(tmp_path, full_disk):
     run.wait()
     assert [p.name for p in sorted((tmp_path / 'checkpoints').iterdir())] == [
         '1', '2']  # the half-written one is cleared away
+
+
+def test_shards_fill_up_and_keep_tensors_aligned(tmp_path):
+  arrays = dict(a=np.arange(3, dtype=np.int8), b=np.arange(5, dtype=np.float32),
+                c=np.arange(2, dtype=np.float64), d=np.arange(7, dtype=np.int8))
+  writer = checkpoint.TensorWriter(
+      tmp_path, [(n, x.shape, x.dtype) for n, x in arrays.items()],
+      shard_bytes=3 + 20 + 16)
+  for name, x in arrays.items():
+    writer.write(name, 1, x[1:])
+    writer.write(name, 0, x[:1])
+  writer.close()
+  index = checkpoint.read_json(tmp_path / 'model.safetensors.index.json')
+  assert index == dict(metadata=dict(total_size=46), weight_map=dict.fromkeys(
+      'abc', 'model-00001-of-00002.safetensors') | dict(
+          d='model-00002-of-00002.safetensors'))
+  for name, tensor in checkpoint.open_tensors(tmp_path).items():
+    np.testing.assert_array_equal(tensor.array(), arrays[name])
+    assert tensor._offset % tensor.dtype.itemsize == 0
+
+
+def test_content_hash():
+  x = np.arange(content_hash.BLOCK + 9, dtype=np.float32)
+  def digest(x, key='x', updates=()):
+    content = content_hash.ContentHash()
+    for start, stop in updates:
+      content.update(key, start, x[start:stop])
+    return content.hexdigest({key: checkpoint.ArrayTensor(key, x)})
+  whole = digest(x)
+  # A part of a block does not pass for the block.
+  for updates in ([(0, 5)], [(content_hash.BLOCK, content_hash.BLOCK + 3)],
+                  [(0, None)]):
+    assert digest(x, updates=updates) == whole
+  others = [digest(x, 'y'), digest(x.view(np.int32)), digest(x[:-1]),
+            digest(x.reshape(1, -1)), digest(x + (x == x[-1]))]
+  assert len({whole, *others}) == 6
+  both = {n: checkpoint.ArrayTensor(n, x[:5]) for n in 'xy'}
+  assert content_hash.ContentHash().hexdigest(both) == (
+      content_hash.ContentHash().hexdigest(dict(reversed(both.items()))))
 
 
 def test_write_atomic_leaves_the_old_file(tmp_path, full_disk):

@@ -12,6 +12,7 @@ import safetensors.numpy as st
 
 from kt_jax import checkpoint
 from kt_jax import core
+from kt_jax.cli import adapter_config
 from kt_jax.cli import card
 from kt_jax.cli import diff
 from kt_jax.cli import embeddings
@@ -169,6 +170,14 @@ def test_adapter_config_damaged(tmp_path, text):
   (tmp_path / 'lora' / 'adapter_config.json').write_text(text)
   refuses('adapter_config|rank', open_model,
           f'{tmp_path}/base+{tmp_path}/lora')
+
+
+@pytest.mark.parametrize('module,value', [
+    ('q', 3), ('layers.0.q', 3), ('layers.0.xq', 8), ('q.up', 8), ('qx', 8),
+    ('layers.1.k', 5), ('layers.2.k', 8)])
+def test_patterns_are_ends_of_names(module, value):
+  table = {'q': 3, r'[01]\.k': 5}
+  assert adapter_config.value_for(table, module, 8) == value
 
 
 # Models on disk.
@@ -358,6 +367,33 @@ def test_tokens_named_wrongly():
   refuses('beyond the vocabulary', other.align, key, held)
 
 
+def test_rows_that_a_model_lacks():
+  """Own row; else the option, the only one, the base's, the mean, zero."""
+  r = np.random.default_rng(0)
+  arrays = {m: r.normal(size=(5, 2)).astype(np.float32) for m in 'abc'}
+  # Tokens: all have it; a and b, c only, b and c, none, a option, forced, a pad
+  ids = dict(a=[2, 1, -1, -1, -1, -1, 3, -1],
+             b=[1, 3, -1, 0, -1, -1, 4, -1],
+             c=[3, -1, 2, 4, -1, 1, 0, -1])
+  want = {m: np.zeros((8, 2)) for m in 'abc'}
+  for m, x in arrays.items():
+    own = lambda token, x=x, m=m: x[ids[m][token]]
+    want[m][0] = own(0)
+    want[m][1] = own(1) if m != 'c' else arrays['a'][1]  # the base's
+    want[m][2] = arrays['c'][2]
+    want[m][3] = own(3) if m != 'a' else (
+        arrays['b'][0] + np.float64(arrays['c'][4])) / 2
+    want[m][5] = own(5) if m == 'c' else arrays['b'][2]
+    want[m][6] = arrays['a'][4]
+    want[m][7] = want[m][:7].mean(0)
+  rows = embeddings.align_rows(
+      'x', {m: checkpoint.ArrayTensor(m, x) for m, x in arrays.items()},
+      {m: np.array(i) for m, i in ids.items()}, np.arange(8) < 7,
+      {5: (False, 'b', 2), 6: (True, 'a', 4)}, 'a')
+  for m in 'abc':
+    np.testing.assert_allclose(rows[m].array(), want[m], rtol=1e-6)
+
+
 def test_models_of_other_dtypes_and_without_tokenizer(tmp_path):
   _, _, option, models = _case('union_of_two')
   folder = shutil.copytree(TOKENS / 'a', tmp_path / 'm')
@@ -541,6 +577,8 @@ def test_diff_in_stretches(monkeypatch):
   monkeypatch.setattr(diff, '_CHUNK', 5)
   parts, = diff.diff(_tensors(x=x), _tensors(x=y))
   np.testing.assert_allclose(whole[3:7], parts[3:7], rtol=1e-12)
+  back, = diff.diff(_tensors(x=y), _tensors(x=x))
+  assert whole.max_abs == back.max_abs == abs(x - y).max()
   np.testing.assert_allclose(whole.relative,
                              np.linalg.norm(x - y) / np.linalg.norm(x), 1e-6)
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from kt_jax import checkpoint
+from kt_jax.checkpoint import content_hash
 from kt_jax.cli import main as command
 from kt_jax.cli import vocabulary
 
@@ -200,7 +201,7 @@ def test_check_agrees_with_the_run(place, capsys):
   run('--check', 'recipe.yml', status=2)
   error = capsys.readouterr().out.partition('\n')[0]
   run('recipe.yml', 'out', status=2)
-  assert capsys.readouterr().err == error.replace('error: ', 'kt-merge: ') + '\n'
+  assert capsys.readouterr().err == error.replace('error', 'kt-merge') + '\n'
 
 
 def test_diff(place, capsys):
@@ -261,6 +262,16 @@ def test_cards_name_parents_by_content(place):
     for file in ('README.md', 'card.json', 'config.json'):
       content = (place / name / file).read_text()
       assert str(place) not in content and '/tmp' not in content
+  # Of a parent that is read in part, the content is that of the part.
+  merge('merge_method: passthrough\nslices:\n- sources: [{model: f32/a, '
+        'layer_range: [0, 1]}]\n- sources: [{model: f32/b, layer_range: [3, 4]'
+        '}]\n', 'part')
+  part = json.loads((place / 'part' / 'card.json').read_text())
+  names = [n for n in llamas.shapes() if 'embed' in n or '.0.' in n]
+  tensors = checkpoint.open_tensors('f32/a')
+  assert part['parents'][0] == dict(
+      name='a', content=content_hash.ContentHash().hexdigest(
+          {n: tensors[n] for n in names}))
   # The content, not the files: shards of another size, other threads.
   merge(text, 'again', '--shard-gb', '0.00002', '--threads', '3')
   again = json.loads((place / 'again' / 'card.json').read_text())

@@ -300,11 +300,14 @@ def test_slices_rename():
 def test_config_follows_slices():
   models = {
       'a': llama('a', layer_types=['x0', 'x1', 'x2', 'x3'],
-                 eos_token_id=[1, 2, 3, 4], torch_dtype='float32'),
+                 eos_token_id=[1, 2, 3, 4], torch_dtype='float32',
+                 num_layers=2),
       'b': llama('b', layer_types=['y0', 'y1', 'y2', 'y3'])}
   plan = planned(STACK + 'out_dtype: bfloat16', models)
   assert plan.config['layer_types'] == ['x0', 'x1', 'x2', 'y1', 'y2', 'y3']
   assert plan.config['eos_token_id'] == [1, 2, 3, 4]
+  assert plan.config['num_hidden_layers'] == 6
+  assert plan.config['num_layers'] == 2  # of something else
   assert plan.config['torch_dtype'] == 'bfloat16'
   nested = source({'model.layers.0.w': (2,), 'model.layers.1.w': (2,)},
                   config=dict(text_config=dict(num_hidden_layers=2)))
@@ -392,6 +395,18 @@ def test_missing_and_surplus():
   have = dict(base=less('base', name), a=llama('a'), b=less('b', name))
   plan = planned(stock, have, missing='present')
   assert name not in jobs(plan) and 'left out' in levels(plan, 'warning')[0]
+  for method, lacking, treatment in (
+      ('slerp', 'a', 'base'), ('slerp', 'base', 'a'),
+      ('nearswap', 'a', 'base'), ('nearswap', 'base', None)):
+    pair = TIES.replace('ties', method).replace(', {model: b}', '').replace(
+        'weight: 1', 't: 0.1')
+    have = {m: llama(m) for m in ('base', 'a')} | {lacking: less(lacking, name)}
+    plan = planned(pair, have, missing='present')
+    if treatment:
+      job = jobs(plan)[name]
+      assert job.op is None and job.base.name == f'{treatment}:{name}'
+    else:
+      assert levels(plan, 'error') == [f'base, the base, lacks {name!r}.']
 
 
 def test_buffers_are_copied():
@@ -423,6 +438,10 @@ def test_dtypes():
   plan = planned(LINEAR, models)
   assert jobs(plan)['lm_head.weight'].dtype == np.float32
   assert 'float64' in levels(plan, 'warning')[0]
+  models = dict(a=llama('a', dtype=ml_dtypes.float8_e4m3fn),
+                b=llama('b', dtype=BF16))
+  job = jobs(planned(LINEAR, models))['lm_head.weight']
+  assert (job.cast, job.dtype) == (BF16, BF16)
 
 
 class FakeTokens:
@@ -599,6 +618,12 @@ IMPOSSIBLE = [
      'dec.*; merge whole models.'),
     (TIES.replace('ties', 'della').replace('0.5', '0.9'), None,
      'epsilon 0.15 at density 0.9: density - epsilon and density + epsilon'),
+    (TIES.replace('ties', 'della').replace('0.5', '0.1'), None,
+     'epsilon 0.15 at density 0.1: density - epsilon and density + epsilon'),
+    (LINEAR.replace('linear', 'karcher').replace('weight: 1', 'max_iter: 2.5'),
+     TWO, 'parameters.max_iter must be a whole number, got 2.5.'),
+    (TIES.replace('density: 0.5', 'normalize: 2'), None,
+     'parameters.normalize must be true or false, got 2.'),
 ]
 
 
@@ -707,11 +732,25 @@ parameters: {int8_mask: true, density: 0.9}
 def test_report_of_costs():
   plan = planned(LINEAR)
   report = check.check_plan(plan)
-  size = sum(t.nbytes for t in llama().tensors.values())
-  assert (report.read_bytes, report.write_bytes) == (2 * size, size)
   assert report.treatments == dict(merged=15, copied=0, renamed=0)
   assert report.operators == dict(linear=15) and not report.fails
-  whole = check.check_plan(planned(TIES.replace('ties', 'della_linear')),
-                           threads=1)
-  assert whole.memory_bytes == (3 + 1) * 8 * 12 * 4
   assert len(report.text().splitlines()) == 3
+
+
+@pytest.mark.parametrize('text,inputs_,passes,arrays', [
+    # Models read, passes over them; arrays of a worker, of the largest leaf.
+    (LINEAR, 2, 1, 2 * 3 + 1),  # zeros as base are an array, but not read
+    (TIES, 3, 3, 2 * 3 + 1),  # a sample, the threshold, the merge
+    (TIES.replace('ties', 'model_stock'), 3, 2, 2 * 3 + 1),
+    (TIES.replace('ties', 'della_linear'), 3, 1, 3 + 1),  # whole leaves
+    (LINEAR.replace(', {model: b}', '').replace('linear', 'passthrough'), 1, 1,
+     1)])
+def test_costs(text, inputs_, passes, arrays):
+  tensors = llama().tensors.values()
+  size, largest = sum(t.nbytes for t in tensors), 8 * 12 * 4
+  plan = planned(text)
+  for threads in (1, 3):
+    report = check.check_plan(plan, threads=threads)
+    assert report.read_bytes == inputs_ * passes * size
+    assert report.write_bytes == size
+    assert report.memory_bytes == threads * arrays * largest

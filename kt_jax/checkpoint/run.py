@@ -184,7 +184,7 @@ class Run:
       return restored
     if broken:
       raise core.UserError(
-          f'No checkpoint under {self._folder} is intact (tried {broken}). '
+          f'No checkpoint under {self._folder} is whole (tried {broken}). '
           'Restore one from a copy, or start again in a new --workdir.')
     return None
 
