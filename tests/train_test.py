@@ -200,6 +200,28 @@ def test_terms_are_summed_and_gradients_stopped():
       sums['self'][0], 2.5**2 * (p * np.log(p / q)).sum(), rtol=1e-5)
 
 
+def test_networks_run_in_one_order():
+  """Or the processes of a run, which hash names differently, would compile
+  programs that differ."""
+  order = []
+
+  class Recorded(Given):
+
+    def run_network(self, name, params):
+      order.append(name)
+      return super().run_network(name, params)
+  terms = dict(kd=train.LossTerm('kd', teacher='a'))
+  graph = train.TermGraph({n: train.Network(None, 'online', 3) for n in (
+      'student', 'a', 'b')}, {}, terms, train.resolve_terms(terms), Recorded)
+  params = {n: dict(logits=jnp.zeros((2, 3))) for n in graph.networks}
+  names = ['teachers_logits', 'student_logits', 'teacher_logits']
+  for inputs in (names, names[::-1]):
+    context = Recorded(graph, frozenset(['student']), params, {}, {}, None,
+                       train.step.StepContext(None, {}, {}), {}, {})
+    context.arrays('kd', inputs)
+  assert len(order) == 6 and order[:3] == order[3:]
+
+
 @pytest.mark.parametrize('terms,message', [
     ({}, 'config.terms is empty'),
     (dict(a=train.LossTerm('cros_entropy')), "Did you mean 'cross_entropy'"),

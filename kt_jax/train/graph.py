@@ -268,11 +268,8 @@ class TermContext:
         'key': lambda: core.fold_path(self.key, name)}
     sources |= self.features('student', student, term.taps)
     if teacher:
-      # A network that teaches itself does not learn in that role.
-      itself = (teacher.removesuffix(CLEAN) == student.removesuffix(CLEAN)
-                and teacher.removesuffix(CLEAN) not in term.updates)
       hold: Callable[[Any], Any] = (
-          jax.lax.stop_gradient if itself else lambda x: x)
+          jax.lax.stop_gradient if teaches_itself(term) else lambda x: x)
       sources['teacher_logits'] = lambda: hold(self.output(teacher).logits)
       sources |= {n: lambda f=f: hold(f()) for n, f in self.features(
           'teacher', teacher, term.teacher_taps or term.taps).items()}
@@ -284,13 +281,18 @@ class TermContext:
       sources['initial_logits'] = lambda: self.output('initial').logits
     targets = self.step_context.constants.get('targets', {})
     sources |= {n: lambda n=n: targets[n][self.batch['index']] for n in targets}
-    return dict(self.batch) | {n: sources[n]() for n in inputs if n in sources}
+    # In one order: processes of a run must compile the same program.
+    return dict(self.batch) | {n: sources[n]() for n in sorted(inputs)
+                               if n in sources}
 
   def features(self, role: str, name: str, taps
               ) -> dict[str, Callable[[], Any]]:
     """`ROLE_features` and `ROLE_head` of a network, where there are such."""
     def tapped():
       paths, features = as_tuple(taps), self.output(name).features
+      for path in paths:
+        if path not in features:
+          raise core.UserError(core.nearest(f'tap of {name}', path, features))
       return (features[paths[0]] if len(paths) == 1
               else [features[p] for p in paths])
 
@@ -301,6 +303,13 @@ class TermContext:
       return params[HEAD]
     return ({f'{role}_features': tapped} if taps else {}) | {
         f'{role}_head': head}
+
+
+def teaches_itself(term: LossTerm) -> bool:
+  """Whether the teacher of a term is its student, a constant in that role."""
+  teacher = term.teacher.removesuffix(CLEAN)
+  return (teacher == term.student.removesuffix(CLEAN)
+          and teacher not in term.updates)
 
 
 def per_example(weight: jax.Array, shape: tuple[int, ...]) -> jax.Array:

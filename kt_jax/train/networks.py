@@ -89,7 +89,11 @@ def _described(spec, info, net, params, stats) -> Network:
   softcap = 0.0
   if isinstance(spec.data, data.Text):
     softcap = _static(lambda net, params, stats: models.call(
-        net, params, stats, lambda m: m.logit_softcap)[0], net, params, stats)
+        net, params, stats, lambda m: getattr(m, 'logit_softcap', None))[0],
+                      net, params, stats)
+    if softcap is None:
+      raise core.UserError('The data are text, and a model is not a decoder: '
+                           "set its model.name, such as 'decoder'.")
   return Network(net, 'average', info.classes, mean=info.mean, std=info.std,
                  softcap=softcap)
 
@@ -143,9 +147,14 @@ def _pretrained(spec, name: str, info, teachers) -> Network:
   """A frozen, prompted or online network whose parameters are given."""
   teacher = spec.teachers[name]
   of = teacher.of or name
-  if of not in teachers:
-    raise core.UserError(core.nearest(
-        f'frozen teacher (config.teachers.{name}.of)', of, teachers))
+  if teacher.kind == 'prompted':
+    frozen = [n for n in teachers if spec.teachers[n].kind == 'frozen']
+    if of not in frozen:
+      raise core.UserError(core.nearest(
+          f'frozen teacher (config.teachers.{name}.of)', of, frozen))
+    if spec.cache.views:
+      raise core.UserError(f'config.teachers.{name} is prompted: a cache does '
+                           'not hold its outputs; set cache.views 0.')
   trained = teachers[of]
   if not isinstance(spec.data, data.Text):
     check_classes(name, trained.info, info, teacher.classes)
@@ -235,7 +244,8 @@ def check_terms(spec: specs.Training, networks: Mapping[str, Network]) -> None:
   Raises:
     UserError: names the key and the nearest name.
   """
-  clean = [n + CLEAN for n in networks]
+  text = isinstance(spec.data, data.Text)
+  clean = [] if text else [n + CLEAN for n in networks]
   used = {spec.augmentor, spec.bilevel.module}
   used |= {t.module for t in spec.teachers.values()}
   learning = [n for n, network in networks.items()

@@ -17,6 +17,7 @@ from kt_jax import models
 from kt_jax.train.graph import per_example
 from kt_jax.train.graph import positional
 from kt_jax.train.graph import quantize
+from kt_jax.train.graph import teaches_itself
 from kt_jax.train.graph import TermContext
 from kt_jax.train.images import cached_logits
 from kt_jax.train.specs import STUDENT
@@ -81,14 +82,24 @@ class TokenContext(TermContext):
     weight = [term.example_weight] * bool(term.example_weight)
     arrays, settings = self.bound(name, {
         n for n in (*positional(fn), *weight) if not n.endswith('_logits')})
+    if 'student_logits' in term.rename:
+      raise core.UserError(
+          f'config.terms.{name}.rename: the student_logits of train.chunk are '
+          'those of the student of the term; set train.chunk 0.')
     kw = self._head('student', term.student)
-    learns = bool(weight) and term.module in self.updates
+    # A weight or a setting of the loss may be learned.
+    learns = term.module in self.updates and bool(self.params[term.module])
     if 'teacher_logits' in positional(fn):
       source = term.rename.get('teacher_logits', 'teacher_logits')
       teacher = (term.teacher if source == 'teacher_logits'
                  else source.removesuffix('_logits'))
-      kw |= self._head('teacher', teacher)
-      learns |= self.learns(teacher)
+      if teacher not in self.graph.networks:
+        raise core.UserError(
+            f'config.terms.{name}: train.chunk computes the logits of one '
+            f'teacher, not {source}; set train.chunk 0.')
+      constant = teacher == term.teacher and teaches_itself(term)
+      kw |= self._head('teacher', teacher, constant)
+      learns |= self.learns(teacher) and not constant
     if 'labels' in arrays:
       kw['labels'] = arrays['labels']
     if weight:
@@ -99,13 +110,25 @@ class TokenContext(TermContext):
     return total(fn, **kw, where=self.where(name), chunk=self.graph.chunk,
                  **settings)
 
-  def _head(self, role: str, name: str) -> dict[str, Any]:
+  def call(self, module, arrays):
+    out = super().call(module, arrays)
+    for name in out if self.graph.chunk else ():
+      if name.endswith('_logits'):
+        raise core.UserError(
+            f'config.modules.{module} outputs {name}, and train.chunk computes '
+            'logits from hidden states; set train.chunk 0.')
+    return out
+
+  def _head(self, role: str, name: str, constant: bool = False
+           ) -> dict[str, Any]:
     """Arguments of `losses.linear_head` about a network."""
     network, features = self.graph.networks[name], self.output(name).features
     if network.net is None:
       raise core.UserError(
           f'train.chunk needs hidden states, but the outputs of {name} come '
           'from a cache: set cache.views 0 or train.chunk 0.')
+    if constant:
+      features = jax.lax.stop_gradient(features)
     return {f'{role}_hidden': features['hidden'],
             f'{role}_head': features['head'],
             f'{role}_softcap': network.softcap}
@@ -199,7 +222,7 @@ def make_score(net: models.Net,
   @jax.jit
   def score(params, stats, batch):
     batch = align(batch)
-    logits = models.call(net, quantize(cast(params), bits), stats, lambda m:
+    logits = models.call(net, cast(quantize(params, bits)), stats, lambda m:
                          m(batch['tokens'], batch['segments']))[0]
     where = batch['where']
     nll = losses.cross_entropy(logits, batch['labels'])
