@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,12 +33,12 @@ TEN_LINES = """\
 from kt_jax import train
 
 task = train.LossTerm('cross_entropy')
-teacher = train.Training(model=train.Model('convnet'), terms=dict(task=task))
+teacher = train.Training(model=train.Model('mlp'), terms=dict(task=task))
 train.run(teacher, 'runs/teacher')
 
 kd = train.LossTerm('kd', weight=0.9, teacher='teacher')
 student = train.Training(
-    model=train.Model('mlp', dict(width=32)), terms=dict(task=task, kd=kd),
+    model=train.Model('mlp', dict(width=16)), terms=dict(task=task, kd=kd),
     teachers=dict(teacher=train.Teacher('runs/teacher')))
 print(train.run(student, 'runs/student'))  # the same call again resumes
 """
@@ -107,21 +108,28 @@ def energy(student_features):
   return (student_features**2).mean(-1)
 
 
-def spec(images=images, net=Net, margin=margin, energy=energy, scale=Scale):
+def ink(images):
+  return images.mean((1, 2, 3)) / 100
+
+
+def spec(images=images, net=Net, margin=margin, energy=energy, scale=Scale,
+         ink=ink):
   return train.Training(
       data=data.Images(images, kw=dict(count=90), validation=0),
       model=train.Model(net, dict(width=8)), batch=train.Batch(16),
       terms=dict(
-          margin=train.LossTerm(margin, kw=dict(size=0.5)),
+          margin=train.LossTerm(margin, kw=dict(size=0.5),
+                                example_weight='ink'),
           energy=train.LossTerm(energy, 0.1, taps='hidden', module='scale')),
       modules=dict(scale=train.Module(scale, dict(start=0.7))),
+      targets=dict(ink=ink),
       optimizer=optax.adamw(optax.linear_schedule(1e-2, 1e-3, 60)),
       optimizers=dict(scale=optax.sgd(0.1)),
       loop=train.Loop(steps=60, log_every=7, save_every=20))
 
 
 BY_NAME = spec('mine:images', 'mine:Net', 'mine:margin', 'mine:energy',
-               'mine:Scale')
+               'mine:Scale', 'mine:ink')
 """
 
 
@@ -290,6 +298,8 @@ def test_text_in_three_ways():
 
 # Models.
 
+KD = dict(kd=train.LossTerm('kd', teacher='teacher'))
+
 
 def tiny(**kw):
   return train.Training(**dict(
@@ -346,6 +356,23 @@ def test_models_as_objects(tmp_path):
   with pytest.raises(core.UserError, match='init_from.digest was'):
     train.run(core.spec.change(spec, dict(init_from=other)),
               tmp_path / 'wrapped')
+
+
+def test_resumes_with_the_same_teachers_only(tmp_path):
+  """A path is a name: what is there may have been trained again since."""
+  train.run(tiny(seed=3), tmp_path / 'teacher')
+  spec = tiny(terms=KD, teachers=dict(
+      teacher=train.Teacher(str(tmp_path / 'teacher'))))
+  train.run(spec, tmp_path / 'run')
+  checkpoint.write_json(tmp_path / 'run/card.json', card(
+      tmp_path / 'run') | dict(status='running'))
+  assert train.run(spec, tmp_path / 'run')
+  checkpoint.write_json(tmp_path / 'run/card.json', card(
+      tmp_path / 'run') | dict(status='running'))
+  shutil.rmtree(tmp_path / 'teacher')
+  train.run(tiny(seed=4), tmp_path / 'teacher')
+  with pytest.raises(core.UserError, match='begun on other pretrained mod'):
+    train.run(spec, tmp_path / 'run')
 
 
 def test_model_of_ones_own_teaches(tmp_path):
@@ -412,7 +439,6 @@ def sized(classes, input_shape, *, rngs, width):
 
 
 T = train.LossTerm
-KD = dict(kd=T('kd', teacher='teacher'))
 
 
 @pytest.mark.parametrize('message,spec', [

@@ -23,7 +23,9 @@ from kt_jax.train.pretrained import Trained
 from kt_jax.train.session import Report
 from kt_jax.train.writer import Writer
 
-_CHECKED: dict[str, list[Report]] = {}  # spec -> reports, in this process
+# Key -> (spec, its reports), in this process. Functions have their address in a
+# key: while a spec is kept, no other one can have it.
+_CHECKED: dict[str, tuple[specs.Training, list[Report]]] = {}
 
 
 def run(spec: specs.Training | Mapping[str, Any], workdir) -> dict[str, float]:
@@ -143,8 +145,8 @@ def check(spec: specs.Training | Mapping[str, Any]) -> list[Report]:
     reports = check_pool(spec, _pool_names(spec))
     start = pool.load(spec, spec.init_from, step=spec.init.step) if (
         spec.init_from) else None
-    _CHECKED[key] = reports + _check(spec, start)
-  return _CHECKED[key]
+    _CHECKED[key] = spec, reports + _check(spec, start)
+  return _CHECKED[key][1]
 
 
 def _key(spec, start=None) -> str:
@@ -179,9 +181,9 @@ def _check(spec, start) -> list[Report]:
         spec, info, teachers, start=_fitting(start, info),
         **kind.abstract_kw(spec, info, teachers))
     kind.check(spec, session, info, teachers)
-    _CHECKED[key] = [sessions.describe(model_name(spec), session,
-                                       spec.loop.steps)]
-  return _CHECKED[key]
+    _CHECKED[key] = spec, [sessions.describe(model_name(spec), session,
+                                             spec.loop.steps)]
+  return _CHECKED[key][1]
 
 
 def _kind(spec):
@@ -222,16 +224,23 @@ def _fitting(start, info: data.Info):
 
 
 def open_card(workdir, card) -> None:
-  """Writes the card of a run that begins; one that resumes has its data."""
-  path, now = workdir / 'card.json', card['data']['fingerprint']
+  """Writes the card of a run that begins.
+
+  Raises:
+    UserError: the run began with other data, teachers or another start.
+  """
+  path = workdir / 'card.json'
   if not path.exists():
     checkpoint.write_json(path, card)
     return
-  before = checkpoint.read_json(path)['data']['fingerprint']
-  if before != now:
-    raise core.UserError(
-        f'{workdir} was begun on other data (fingerprint {before}, now {now}). '
-        'Restore them or name a new --workdir.')
+  before = checkpoint.read_json(path)
+  for what, of in (('data', lambda c: [c['data']['fingerprint']]),
+                   ('pretrained models', lambda c: [
+                       parent['digest'] for parent in c['parents']])):
+    if of(before) != of(card):
+      raise core.UserError(
+          f'{workdir} was begun on other {what} ({", ".join(of(before))}, now '
+          f'{", ".join(of(card))}). Restore them or name a new --workdir.')
 
 
 def finished(workdir) -> dict[str, Any] | None:
