@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.run --workdir runs/digits \
-	  --config configs/roth2024fantastic/digits.py:small
+	  --config configs/roth2024fantastic/digits.py:quick
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

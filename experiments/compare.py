@@ -73,13 +73,16 @@ def run(spec, workdir):
   """Writes runs/, results.csv and report.md; returns the table."""
   _check_names(spec)
   workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
+  done = train.finished(workdir)
+  if done:
+    return dict(table=done['table'])
   module = importlib.import_module(f'experiments.{spec.run.experiment}')
   runs = [sweep.Run(name, seed, arm_spec(spec, name, seed),
                     str(workdir / 'runs' / f'{name}-{seed}'))
           for seed in spec.seeds for name in spec.arms]
   metrics = sweep.execute(
       runs, lambda item: module.run(item.spec, item.workdir), print)
-  return dict(table=write(spec, metrics, workdir))
+  return dict(table=finish(spec, metrics, workdir))
 
 
 def arm_spec(spec, name: str, seed: int) -> train.Training:
@@ -106,6 +109,16 @@ def arm_spec(spec, name: str, seed: int) -> train.Training:
       optimizers={n: o for n, o in run.optimizers.items()
                   if n == 'student' or n in teachers or n in modules},
       seed=seed, variant=spec.variant, paper=spec.paper)
+
+
+def finish(spec, metrics, workdir) -> str:
+  """Writes the results and the card of a finished experiment; the table."""
+  table = write(spec, metrics, workdir)
+  checkpoint.write_json(workdir / 'card.json', dict(
+      kind='experiment', status='finished', table=table,
+      method=spec.experiment, code=checkpoint.code_version(),
+      config=checkpoint.config_hash(core.spec.to_json(spec))))
+  return table
 
 
 def write(spec, metrics, workdir) -> str:

@@ -87,8 +87,11 @@ def check(spec):
 
 def run(spec, workdir):
   """Writes results.csv and report.md; returns the table."""
-  check(spec)
   workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
+  done = train.finished(workdir)
+  if done:
+    return dict(table=done['table'])
+  check(spec)
   splits = data.load_text(spec.data)
   tokenizer = data.tokenizer(spec.data.tokenizer)
   results = {}
@@ -102,7 +105,7 @@ def run(spec, workdir):
       results[arm, seed] = checkpoint.read_json(path)
       print(f'{arm} {seed}', *(f'{k} {v:.4g}' for k, v in
                                results[arm, seed].items()))
-  return dict(table=compare.write(spec, results, workdir))
+  return dict(table=compare.finish(spec, results, workdir))
 
 
 class _Fused:

@@ -1,4 +1,4 @@
-"""Fusion: what each function promises, and parity with other ways to it."""
+"""Fusion: properties that every function has, and parity with references."""
 import functools
 import inspect
 import re
@@ -40,11 +40,12 @@ CASES = {
                        settings={'scale': 0.5}),
     'eft_nucleus': Case('emulated_fine_tuning', settings={'top_p': 0.8}),
     'dlf': Case('dynamic_logit_fusion', several=False),
-    'dlf_several': Case('dynamic_logit_fusion'),
-    'dlf_grid': Case('dynamic_logit_fusion', shared=True,
-                     settings={'solver': 'grid'}),
+    'dlf_several': Case('dynamic_logit_fusion', settings={
+        'largest': 0.9, 'points': 8}),
+    'dlf_grid': Case('dynamic_logit_fusion', shared=True, settings={
+        'solver': 'grid', 'largest': 1.3, 'points': 12}),
     'dlf_joint': Case('dynamic_logit_fusion', settings={
-        'solver': 'grid', 'experts': 'joint', 'points': 4}),
+        'solver': 'grid', 'experts': 'joint', 'largest': 1.5, 'points': 4}),
 }
 each = pytest.mark.parametrize('name', CASES)
 of_experts = pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def normal(rng, *shape):
 
 
 def pool(name, seed=0, lead=(B,)):
-  """Arrays by name, those that the case takes."""
+  """Arrays of a case, by name."""
   case, r = CASES[name], np.random.default_rng(seed)
   if case.fn == 'ensemble':
     p = {'logits': normal(r, T, *lead, V)}
@@ -88,7 +89,7 @@ def close(got, want, rtol=1e-5, atol=2e-5):
       np.asarray(g), np.asarray(w), rtol=rtol, atol=atol), got, want)
 
 
-# The contract.
+# Properties of all.
 
 
 def test_table_is_complete():
@@ -124,12 +125,19 @@ def test_is_a_distribution(name):
 
 
 @each
-def test_leading_axes_are_free_and_jit_is_eager(name):
+def test_leading_axes_are_free(name):
+  """Tokens are independent, in any order and on any axes."""
   p = pool(name)
-  more = {n: v if n == 'weight' else v.reshape(v.shape[:-2] + (2, B // 2, V))
+  more = {n: v if n == 'weight' else
+          v[..., ::-1, :].reshape(v.shape[:-2] + (2, B // 2, V))
           for n, v in p.items()}
-  got, want = eager(name, more), compiled(name)(p)
-  close(tuple(g.reshape(w.shape) for g, w in zip(got, want)), want, atol=1e-4)
+  got, want = compiled(name)(more), compiled(name)(p)
+  at = lambda i: (..., slice(None, None, -1), slice(None))[:3 - i]
+  close(tuple(g.reshape(w.shape)[at(i)] for i, (g, w) in enumerate(
+      zip(got, want))), want, atol=1e-4)
+  one = {n: v if n == 'weight' else v[..., 0, :] for n, v in p.items()}
+  shapes = jax.eval_shape(functools.partial(eager, name), one)
+  assert [x.shape for x in shapes] == [(V,), *(w.shape[:-1] for w in want[1:])]
 
 
 @each
@@ -146,19 +154,8 @@ def test_shift_invariance(name):
 def test_words_may_be_permuted(name):
   p, order = pool(name), np.random.default_rng(2).permutation(V)
   log_p, *weight = compiled(name)(p)
-  turned = {n: v if n == 'weight' else v[..., order] for n, v in p.items()}
-  close(compiled(name)(turned), (log_p[..., order], *weight), atol=1e-4)
-
-
-@each
-def test_tokens_are_apart(name):
-  """Under vmap, which sees a token without leading axes, nothing differs."""
-  p = pool(name)
-  whole = compiled(name)(p)
-  axes = ({n: None if n == 'weight' else v.ndim - 2 for n, v in p.items()},)
-  alone = jax.jit(jax.vmap(functools.partial(eager, name), axes, tuple(
-      x.ndim - 2 if i == 0 else x.ndim - 1 for i, x in enumerate(whole))))
-  close(alone(p), whole, atol=1e-4)
+  permuted = {n: v if n == 'weight' else v[..., order] for n, v in p.items()}
+  close(compiled(name)(permuted), (log_p[..., order], *weight), atol=1e-4)
 
 
 @each
@@ -179,7 +176,7 @@ def test_equal_models_change_nothing(name):
           for n, v in p.items()}
   log_p, *weight = compiled(name)(same)
   close(log_p, special.log_softmax(z, axis=-1))
-  assert not any(np.any(w) for w in weight), 'f is flat: 0'
+  assert not any(np.any(w) for w in weight), 'f is flat'
 
 
 @of_experts
@@ -192,7 +189,7 @@ def test_untuned_experts_leave_the_base(name):
 
 @each
 def test_masks(name):
-  """What all models mask stays masked and weighs nothing."""
+  """Words that all models mask stay masked and have no effect."""
   def at_two(value):
     return compiled(name)({
         n: v if n == 'weight' else np.where(np.arange(V) == 2, value, v)
@@ -234,7 +231,7 @@ def test_gradients_are_finite(name):
 
 
 @each
-def test_nan_shows(name):
+def test_nan_is_not_hidden(name):
   p = pool(name)
   first = next(iter(p))
   p[first] = p[first].copy()
@@ -512,13 +509,40 @@ def test_one_expert_of_several_moves_a_token():
   close(log_p, fuse.emulated_fine_tuning(base, experts, antis, scale=on_grid))
 
 
+def objectives(name, b, weights):
+  """f of each of `weights` at token b of a case."""
+  p = pool(name)
+  base, experts, antis = (p[n][..., b, :] for n in MODELS)
+  antis = np.broadcast_to(antis, experts.shape)
+  return np.array([objective(base, experts, antis, a) for a in weights])
+
+
+@pytest.mark.parametrize('name,largest,points', [
+    ('dlf_grid', 1.3, 12), ('dlf_several', 0.9, 8)])
+def test_grid_has_as_many_points_up_to_the_largest(name, largest, points):
+  _, weight = compiled(name)(pool(name))
+  grid = np.linspace(0, largest, points)
+  for b, got in enumerate(np.asarray(weight).T):
+    f = np.stack([objectives(name, b, np.outer(grid, row))
+                  for row in np.eye(T)])
+    expert = np.argmax(got)
+    best = grid[np.argmin(f[expert])]
+    if name == 'dlf_grid':
+      close(got, best * np.eye(T)[expert], atol=1e-6)
+    else:  # in the cells beside the best point of the grid
+      assert abs(got[expert] - best) <= grid[1] + 1e-6
+      assert got[expert] <= largest + 1e-6
+    assert objectives(name, b, [got])[0] <= f.min() + 1e-6
+  assert (weight > 0).any()
+
+
 def test_joint_grid():
   p = pool('dlf_joint')
   _, weight = compiled('dlf_joint')(p)
-  axis = np.linspace(0, 2, 4)
+  axis = np.linspace(0, 1.5, 4)
   tries = np.stack(np.meshgrid(*[axis] * T, indexing='ij'), -1).reshape(-1, T)
   for b in range(B):
-    f = [objective(*(p[n][..., b, :] for n in MODELS), a) for a in tries]
+    f = objectives('dlf_joint', b, tries)
     close(weight[:, b], tries[np.argmin(f)], atol=1e-6)
 
 

@@ -26,10 +26,8 @@ MODELS = ('student_', 'teacher_', 'initial_')
 KINDS = (response, feature, relation, sequence)
 CASES = {n: case for kind in KINDS for n, case in kind.CASES.items()}
 BAD = {n: call for kind in KINDS for n, call in kind.BAD.items()}
-FIRST = {case.loss: name for name, case in reversed(CASES.items())}
-TRACED = collections.Counter()
+TRACED = collections.defaultdict(list)  # case -> shapes that were traced
 each = pytest.mark.parametrize('name', CASES)
-each_loss = pytest.mark.parametrize('name', FIRST.values())
 
 
 def cases(condition):
@@ -71,8 +69,8 @@ def arrays(case, seed=0, *, dtype=jnp.float32, equal=False, lead=(B,)):
   def array(n, v):
     if n == 'key':
       return jax.random.key(v + seed)
-    v = jnp.asarray(v)
-    return v.astype(dtype) if is_float(v) else v
+    v = np.asarray(v)
+    return v.astype(dtype) if is_float(v) else v.astype(np.int32)
   return {n: jax.tree.map(lambda v: array(n, v), p[n])
           for n in array_names(case) if n in p}
 
@@ -88,7 +86,7 @@ def map_examples(case, p, fn, names=None):
   """
   def at_front(n):
     axis = case.first(n)
-    return lambda v: jnp.moveaxis(fn(jnp.moveaxis(v, axis, 0)), 0, axis)
+    return lambda v: np.moveaxis(fn(np.moveaxis(v, axis, 0)), 0, axis)
   return {n: v if n in case.shared or names is not None and n not in names
           else jax.tree.map(at_front(n), v) for n, v in p.items()}
 
@@ -111,7 +109,7 @@ def run(name):
   """
   case = CASES[name]
   def both(p, where):
-    TRACED[name] += 1
+    TRACED[name].append(jax.tree.map(jnp.shape, p))
     masked = {'where': where} if case.batch == 'relation' else {}
     floats = {n: v for n, v in p.items()
               if all(map(is_float, jax.tree.leaves(v)))}
@@ -131,7 +129,7 @@ def close(got, want, rtol=1e-5, atol=1e-5):
 
 def assert_finite(tree, what):
   for path, v in core.flatten(tree).items():
-    assert jnp.isfinite(v).all(), f'{what}: {path} is {v}'
+    assert np.isfinite(v).all(), f'{what}: {path} is {v}'
 
 
 def expected(name, p, where=ALL, frozen=None):
@@ -200,9 +198,10 @@ def test_batch_kind(name):
 @each
 def test_compiles_once(name):
   for seed in (0, 1):
-    values, _ = run(name)(arrays(CASES[name], seed))
+    p = arrays(CASES[name], seed)
+    values, _ = run(name)(p)
     assert values.shape == (B,)
-  assert TRACED[name] == 1
+  assert TRACED[name].count(jax.tree.map(jnp.shape, p)) == 1
 
 
 @each
@@ -211,7 +210,7 @@ def test_values(name):
   case = CASES[name]
   p = arrays(case)
   compare(run(name)(p)[0], expected(name, p))
-  values, _ = run(name)(masked(case, p, jnp.nan), WHERE)
+  values, _ = run(name)(masked(case, p, np.nan), WHERE)
   compare(values[WHERE], expected(name, p, WHERE))
 
 
@@ -219,7 +218,8 @@ def masked(case, p, junk):
   """`p` with junk in the rows outside of WHERE."""
   def fill(v):
     value = junk if is_float(v) else -1
-    return jnp.where(WHERE.reshape((-1,) + (1,) * (v.ndim - 1)), v, value)
+    rows = WHERE.reshape((-1,) + (1,) * (v.ndim - 1))
+    return np.where(rows, v, np.asarray(value, v.dtype))
   return map_examples(case, p, fill)
 
 
@@ -246,7 +246,7 @@ def test_gradients(name):
 def test_masked_rows_have_no_gradient(name):
   case = CASES[name]
   p = arrays(case)
-  _, grads = run(name)(masked(case, p, jnp.nan), WHERE)
+  _, grads = run(name)(masked(case, p, np.nan), WHERE)
   _, want = run(name)(masked(case, p, 0.5), WHERE)
   for n in grads:
     if n in case.shared:
@@ -256,13 +256,6 @@ def test_masked_rows_have_no_gradient(name):
       close(g[WHERE], w[WHERE])
       if case.batch == 'relation':
         np.testing.assert_array_equal(g[~WHERE], 0)
-
-
-@each_loss
-def test_jit_equals_eager(name):
-  """Without a mask where there may be one."""
-  p = arrays(CASES[name])
-  close(run(name)(p)[0], eager(CASES[name])(p))
 
 
 # Primitives that only move values, or change their type.
@@ -298,13 +291,14 @@ def test_finite(name):
   case = CASES[name]
   p = arrays(case)
   for scale in case.scale:
-    assert_finite(run(name)(map_models(case, p, lambda v: v * scale)), scale)
+    large = map_models(case, p, lambda v: v * np.float32(scale))
+    assert_finite(run(name)(large), scale)
   models = [n for n in p if n.startswith(MODELS)]
   same = map_examples(
-      case, p, lambda v: jnp.broadcast_to(v[:1], v.shape), models)
+      case, p, lambda v: np.broadcast_to(v[:1], v.shape), models)
   assert_finite(run(name)(same), 'equal examples')
   for constant in (0, 1):
-    flat = map_models(case, p, lambda v: jnp.full_like(v, constant))
+    flat = map_models(case, p, lambda v: np.full_like(v, constant))
     assert_finite(run(name)(flat), f'all {constant}')
 
 
@@ -314,17 +308,17 @@ def test_masked_classes(name):
   case = CASES[name]
   p = arrays(case)
   classes = p['student_logits'].shape[-1]
-  off = jnp.arange(classes) >= classes - 2
+  off = np.arange(classes) >= classes - 2
   if 'labels' in p and case.soft:
-    rest = jnp.where(off, 0, p['labels'])
+    rest = np.where(off, 0, p['labels'])
     p['labels'] = rest / rest.sum(-1, keepdims=True)
   elif 'labels' in p:
     p['labels'] = p['labels'] % (classes - 2)
-  at = lambda value: {n: jnp.where(off, value, v) if n.endswith('logits') else v
-                      for n, v in p.items()}
+  at = lambda value: {n: np.where(off, np.float32(value), v) if (
+      n.endswith('logits')) else v for n, v in p.items()}
   fewer = {n: v[..., :-2] if n.endswith('logits') or n == 'labels' and case.soft
            else v for n, v in p.items()}
-  values, grads = run(name)(at(-jnp.inf))
+  values, grads = run(name)(at(-np.inf))
   compare(values, expected(name, fewer))
   grad = grads['student_logits']
   np.testing.assert_array_equal(grad[..., -2:], 0)
@@ -336,10 +330,10 @@ def assert_nan(name, p):
   """Example 2 is NaN; so is the mean of a relation."""
   out, _ = run(name)(p)
   if CASES[name].batch == 'relation':
-    assert jnp.isnan(core.masked_mean(out))
+    assert np.isnan(np.mean(out))
   else:
-    assert jnp.isnan(out[2])
-    assert jnp.isfinite(jnp.delete(out, 2)).all()
+    assert np.isnan(out[2])
+    assert np.isfinite(np.delete(out, 2)).all()
 
 
 @each
@@ -352,8 +346,9 @@ def test_nan_is_not_hidden(name):
       continue
     for i in range(len(leaves)):
       def spoil(v):
-        return v.at[(2,) + (0,) * (v.ndim - 2) + (-1,) * (v.ndim > 1)].set(
-            jnp.nan)
+        v = v.copy()
+        v[(2,) + (0,) * (v.ndim - 2) + (-1,) * (v.ndim > 1)] = np.nan
+        return v
       one = map_examples(case, {bad: leaves[i]}, spoil)[bad]
       new = treedef.unflatten([*leaves[:i], one, *leaves[i + 1:]])
       assert_nan(name, p | {bad: new})
@@ -364,22 +359,23 @@ def test_nan_is_not_hidden(name):
 def test_label_out_of_range_is_not_hidden(name):
   p = arrays(CASES[name])
   for label in (-1, p['student_logits'].shape[-1]):
-    assert_nan(name, p | {'labels': p['labels'].at[2].set(label)})
+    bad = np.where(np.arange(B) == 2, label, p['labels'])
+    assert_nan(name, p | {'labels': bad.astype(np.int32)})
 
 
 @cases(lambda case: case.zero_at_equality)
 def test_zero_at_equality(name):
   case = CASES[name]
   out, grads = run(name)(arrays(case, equal=True))
-  close(core.masked_mean(out), 0)
+  close(np.mean(out), 0)
   of_models = {n: g for n, g in grads.items() if n.startswith(MODELS)}
-  close(of_models, jax.tree.map(jnp.zeros_like, of_models))
+  close(of_models, jax.tree.map(np.zeros_like, of_models))
   other, _ = run(name)(arrays(case))
   if case.batch == 'relation':
     assert other.mean() > 0
   else:
-    close(out, 0 * out)
-    assert (other > 0).all()
+    close(out, np.zeros(B))
+    assert (np.asarray(other) > 0).all()
 
 
 @each
@@ -387,7 +383,9 @@ def test_vmap_over_seeds(name):
   """Values and gradients can be mapped, whatever the loss loops over."""
   case = CASES[name]
   seeds = [arrays(case, seed) for seed in range(3)]
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *seeds)
+  stack = lambda *x: (np.stack if isinstance(x[0], np.ndarray) else jnp.stack)(
+      x)
+  stacked = jax.tree.map(stack, *seeds)
   def mean(p):
     values = eager(case)(p)
     return values.mean(), values
@@ -422,7 +420,7 @@ def test_batch_stays_sharded(name):
     i = case.first(n)
     return v if n in case.shared else v.reshape(
         v.shape[:i] + (B,) + v.shape[i + len(lead):])
-  close(out.ravel(), run(name)({
+  close(np.ravel(out), run(name)({
       n: jax.tree.map(lambda v: flat(n, v), v) for n, v in p.items()})[0])
   assert out.sharding.is_equivalent_to(NamedSharding(mesh, P(*spec)), len(lead))
   if case.batch != 'relation':

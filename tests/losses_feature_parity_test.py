@@ -16,10 +16,10 @@ NAMES = [name.removesuffix('/loss') for name in GOLDEN.files
 
 def stored(name):
   """List of the arrays stored as `name/0`, `name/1`, ..."""
-  found = []
-  while f'{name}/{len(found)}' in GOLDEN:
-    found.append(jnp.asarray(GOLDEN[f'{name}/{len(found)}']))
-  return found
+  layers = []
+  while f'{name}/{len(layers)}' in GOLDEN:
+    layers.append(jnp.asarray(GOLDEN[f'{name}/{len(layers)}']))
+  return layers
 
 
 def call(name, s, t):
@@ -67,7 +67,7 @@ def test_torch(name):
                                atol=1e-4 * np.abs(want).max())
 
 
-def test_golden_says_what_made_it():
+def test_golden_has_versions():
   assert any(v.startswith('torch ') for v in GOLDEN['versions'])
   assert {name.split('/')[0] for name in NAMES} == {
       'hint', 'attention_transfer', 'nst', 'fsp', 'factor_transfer',
@@ -89,98 +89,52 @@ def test_adaptive_pool_is_torchs():
 
 def draw(*shapes, seed=0):
   r = np.random.default_rng(seed)
-  return [jnp.asarray(r.normal(size=shape), jnp.float32) for shape in shapes]
+  return [r.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
 def close(got, want, rtol=1e-5, atol=1e-6):
   np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
 
 
-def test_class_attention_on_one_cell_is_logit_matching():
-  """The mean of a class's map is its logit, of nets without bias."""
-  x, y, v, w = draw((4, 6, 6, 5), (4, 3, 4, 7), (5, 6), (7, 6))
-  got = losses.class_attention(x, y, v, w, pool=1)
-  logits = lambda x, w: x.mean((1, 2)) @ w
-  close(got, ((logits(x, v) - logits(y, w))**2).mean(-1))
-
-
-def test_class_attention_normalized_does_not_see_scale():
+def test_class_attention_normalized_ignores_scale():
   x, y, v, w = draw((4, 6, 6, 5), (4, 6, 6, 5), (5, 6), (5, 6))
-  call = lambda v: losses.class_attention(x, y, v, w, normalize=True)
+  call = jax.jit(lambda v: losses.class_attention(x, y, v, w, normalize=True))
   close(call(v), call(1e4 * v))
-
-
-def test_class_attention_of_all_classes_is_the_default():
-  x, y, v, w = draw((4, 6, 6, 5), (4, 6, 6, 5), (5, 6), (5, 6))
-  for classes in (6, -6):
-    close(losses.class_attention(x, y, v, w, classes=classes),
-          losses.class_attention(x, y, v, w))
-
-
-def test_class_attention_most_and_least_make_the_whole():
-  x, y, v, w = draw((4, 6, 6, 5), (4, 6, 6, 5), (5, 6), (5, 6))
-  part = lambda n: abs(n) * losses.class_attention(x, y, v, w, classes=n)
-  close(part(2) + part(-4), 6 * losses.class_attention(x, y, v, w))
 
 
 @pytest.mark.parametrize('loss', [losses.attention_transfer, losses.nst,
                                   losses.factor_transfer])
-def test_normalised_losses_do_not_see_scale(loss):
+def test_normalized_losses_ignore_scale(loss):
+  loss = jax.jit(loss)
   s, t = draw((4, 3, 5, 6), (4, 3, 5, 6))
   close(loss(1e4 * s, t), loss(s, t))
   close(loss(s, 1e-4 * t), loss(s, t))
 
 
-def test_attention_transfer_does_not_see_order_or_sign_of_channels():
+def test_attention_transfer_ignores_order_and_sign_of_channels():
   s, t = draw((4, 3, 5, 6), (4, 3, 5, 6))
-  close(losses.attention_transfer(-s[..., ::-1], t),
-        losses.attention_transfer(s, t))
+  loss = jax.jit(losses.attention_transfer)
+  close(loss(-s[..., ::-1], t), loss(s, t))
 
 
-def test_attention_transfer_is_a_cosine():
-  """||q - r||^2 = 2 - 2 cos for vectors of length one; F_sum as F_mean."""
-  s, t = draw((4, 3, 5, 6), (4, 3, 5, 2))
-  q, r = ((x**2).sum(-1).reshape(4, -1) for x in (s, t))
-  cos = (q * r).sum(-1) / jnp.linalg.norm(q, axis=-1) / jnp.linalg.norm(
-      r, axis=-1)
-  close(losses.attention_transfer(s, t) * 15, 2 - 2 * cos)
-  close(losses.attention_transfer(s, t, squared=False)**2, 2 - 2 * cos)
-
-
-def test_nst_does_not_see_order_or_number_of_channels():
+def test_nst_ignores_order_and_number_of_channels():
   """Two distributions are compared: each channel twice is the same one."""
   s, t = draw((4, 3, 5, 6), (4, 3, 5, 6))
+  twice = np.tile(s, 2)[..., ::-1]
   for kernel in ('polynomial', 'linear', 'gaussian'):
-    call = lambda s, t: losses.nst(s, t, kernel=kernel)
-    close(call(jnp.tile(s, 2)[..., ::-1], t), call(s, t))
+    got, want, none = jax.jit(lambda kernel=kernel: [
+        losses.nst(*pair, kernel=kernel)
+        for pair in ((twice, t), (s, t), (twice, s))])()
+    close(got, want)
     # Three sums near 1, in float32, that cancel.
-    np.testing.assert_allclose(call(jnp.tile(s, 3), s), 0, atol=5e-6)
+    np.testing.assert_allclose(none, 0, atol=5e-6)
 
 
-def test_nst_polynomial_compares_gram_matrices_of_positions():
-  """Huang & Wang, Sec. 4.3: with d=2, c=0 it is the style loss."""
-  s, t = draw((4, 3, 5, 6), (4, 3, 5, 8))
-  grams = []
-  for x in (s, t):
-    f = x.reshape(4, 15, -1)
-    f = f / jnp.linalg.norm(f, axis=1, keepdims=True)
-    grams.append(f @ f.swapaxes(1, 2) / f.shape[-1])
-  close(losses.nst(s, t), ((grams[0] - grams[1])**2).sum((1, 2)), rtol=1e-4)
-
-
-def test_nst_linear_compares_mean_maps():
-  s, t = draw((4, 3, 5, 6), (4, 3, 5, 8))
-  means = [(x / jnp.linalg.norm(x, axis=(1, 2), keepdims=True)).mean(-1)
-           for x in (s, t)]
-  close(losses.nst(s, t, kernel='linear'),
-        ((means[0] - means[1])**2).sum((1, 2)), rtol=1e-4)
-
-
-def test_fsp_does_not_see_where():
+def test_fsp_ignores_positions():
   """Moving both layers' positions alike changes no Gram matrix."""
   a, b, c, d = draw((4, 5, 5, 3), (4, 5, 5, 2), (4, 5, 5, 3), (4, 5, 5, 2))
-  turned = lambda x: jnp.roll(jnp.rot90(x, axes=(1, 2)), 2, axis=1)
-  close(losses.fsp([turned(a), turned(b)], [c, d]), losses.fsp([a, b], [c, d]))
+  moved = lambda x: np.roll(np.rot90(x, axes=(1, 2)), 2, axis=1)
+  close(losses.fsp([moved(a), moved(b)], [c, d]), losses.fsp([a, b], [c, d]))
 
 
 def test_activation_boundary_counts_wrong_neurons_without_margin():
@@ -191,19 +145,14 @@ def test_activation_boundary_counts_wrong_neurons_without_margin():
   close(losses.activation_boundary(-1.0 * sign, t), jnp.full(4, 4.0 * 90))
 
 
-def test_vid_is_the_log_density():
-  """Up to the constant log(2 pi) / 2, and least at the error's own square."""
-  s, t, v = draw((4, 3, 5, 6), (4, 3, 5, 6), (6,))
-  v = jnp.exp(v)
-  density = jax.scipy.stats.norm.logpdf(t, s, jnp.sqrt(v))
-  close(losses.vid(s, t, v),
-        -density.mean((1, 2, 3)) - 0.5 * np.log(2 * np.pi), atol=1e-5)
-  best = ((s - t)**2).mean((0, 1, 2))
-  slope = jax.grad(lambda v: losses.vid(s, t, v).sum())(best)
+def test_vid_is_least_at_the_square_of_the_error():
+  s, t = draw((4, 3, 5, 6), (4, 3, 5, 6))
+  best = np.mean((s - t)**2, (0, 1, 2))
+  slope = jax.jit(jax.grad(lambda v: losses.vid(s, t, v).sum()))(best)
   close(slope, jnp.zeros(6), atol=1e-5)
 
 
-def test_overhaul_leaves_the_negative_side_alone():
+def test_overhaul_ignores_responses_below_a_negative_target():
   t = -jnp.abs(draw((4, 3, 5, 6))[0])
   m = jnp.full(6, -0.2)
   low = jnp.minimum(t, -0.2) - 0.1
@@ -214,18 +163,10 @@ def test_overhaul_leaves_the_negative_side_alone():
 
 
 def test_review_kd_of_constant_maps_is_hint():
-  """Means change nothing: every level has the same difference."""
+  """Every level has the same difference."""
   s, t = (jnp.broadcast_to(x, (4, 8, 8, 3))
           for x in draw((4, 1, 1, 3), (4, 1, 1, 3)))
-  close(losses.review_kd(s, t), losses.hint(s, t))
-
-
-def test_losses_over_layers_add_up():
-  s, t, u, v = draw(*[(4, 3, 5, 6)] * 4)
-  for loss in (losses.hint, losses.attention_transfer, losses.nst,
-               losses.factor_transfer, losses.review_kd):
-    close(loss([s, t], [u, v]), loss(s, u) + loss(t, v))
-    close(loss((s,), (u,)), loss(s, u))
+  close(*jax.jit(lambda: (losses.review_kd(s, t), losses.hint(s, t)))())
 
 
 def test_layer_weights_halve_towards_the_input():
@@ -236,13 +177,7 @@ def test_layer_weights_halve_towards_the_input():
     one = lambda s, t: loss([s], [t])
     close(loss([s, t], [u, v]), 0.5 * one(s, u) + one(t, v))
     close(loss([s, t], [u, v], decay=1), one(s, u) + one(t, v))
-
-
-def test_knowledge_token_is_two_errors():
-  s, t, y = draw(*[(4, 3, 5, 6)] * 3)
-  error = lambda a, b: ((a - b)**2).mean((1, 2, 3))
-  close(losses.knowledge_token(s, t), error(s, t))
-  close(losses.knowledge_token(s, t, y), error(s, t) + error(s, y))
+  close(losses.hint((s, t), (u, v)), losses.hint([s, t], [u, v]))
 
 
 def test_traced_settings():

@@ -1,4 +1,4 @@
-"""Losses against PyTorch's numbers, and against the paper's own identities."""
+"""Losses against PyTorch's numbers, and against the papers' identities."""
 import pathlib
 
 import jax
@@ -45,7 +45,7 @@ def test_torch(name):
                              rtol=1e-4, atol=1e-4)
 
 
-def test_golden_says_what_made_it():
+def test_golden_has_versions():
   assert any(v.startswith('torch ') for v in GOLDEN['versions'])
   assert {name.split('/')[0] for name in NAMES} == {
       'cross_entropy', 'kd', 'partitioned_kd'}
@@ -64,7 +64,7 @@ def test_cross_entropy_is_optax():
 
 
 def test_cross_entropy_in_parts():
-  """What mixup relies on: linear in the labels."""
+  """Linear in the labels, as mixup needs it."""
   a, b = jax.nn.one_hot(Y, S.shape[-1]), jax.nn.one_hot(Y[::-1], S.shape[-1])
   np.testing.assert_allclose(
       losses.cross_entropy(S, 0.3 * a + 0.7 * b),
@@ -89,31 +89,10 @@ def test_kd_traced_temperature():
 
 
 def test_kd_only_student_masks():
-  """A class the teacher wants and the student cannot give costs infinity."""
+  """A class that only the student masks costs infinity."""
   masked = S.at[:, 0].set(-jnp.inf)
   assert jnp.isinf(losses.kd(masked, TEACHER)).all()
   assert jnp.isfinite(losses.kd(S, TEACHER.at[:, 0].set(-jnp.inf))).all()
-
-
-def confidence(z, labels):
-  z = np.asarray(z, np.float64)
-  p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
-  return p.max(-1) if labels is None else p[np.arange(len(p)), labels]
-
-
-@pytest.mark.parametrize('supervised', [True, False])
-@pytest.mark.parametrize('temperature', [1.0, 3.0])
-def test_partition(supervised, temperature):
-  """Eq. 4: the teacher where it is surer than f_st, f_st everywhere else."""
-  labels = Y if supervised else None
-  out = losses.partitioned_kd(S, TEACHER, INIT, labels, temperature=temperature,
-                              supervised=supervised)
-  known = np.asarray(Y) if supervised else None
-  teacher = confidence(TEACHER, known) > confidence(INIT, known)
-  assert 0 < teacher.sum() < len(teacher)
-  np.testing.assert_array_equal(out, np.where(
-      teacher, losses.kd(S, TEACHER, temperature=temperature),
-      losses.kd(S, INIT, temperature=temperature)))
 
 
 @pytest.mark.parametrize('supervised', [True, False])
@@ -122,18 +101,6 @@ def test_one_stacked_teacher_is_one_teacher(supervised):
   np.testing.assert_array_equal(
       losses.partitioned_kd(S, TEACHER[None], INIT, **args),
       losses.partitioned_kd(S, TEACHER, INIT, **args))
-
-
-def test_several_teachers():
-  """The surest of all; the order of the teachers does not matter."""
-  models = [INIT, *TEACHERS]
-  chosen = np.argmax([confidence(m, np.asarray(Y)) for m in models], axis=0)
-  assert len(set(chosen)) > 2
-  each = np.stack([losses.kd(S, m, temperature=1.0) for m in models])
-  want = each[chosen, np.arange(len(chosen))]
-  for teachers in (TEACHERS, TEACHERS[::-1]):
-    np.testing.assert_array_equal(
-        losses.partitioned_kd(S, teachers, INIT, Y), want)
 
 
 @pytest.mark.parametrize('supervised', [True, False])
@@ -145,57 +112,21 @@ def test_ties(supervised):
   i, a, b = (z + jnp.asarray([[2.0, *rest]]) for z, rest in (
       (0.0, (0.0, -jnp.inf)), (0.0, (-jnp.inf, 0.0)), (1.0, (0.0, -jnp.inf))))
   low = jnp.asarray([[0.0, 0.5, 0.5]])
-  kd = lambda z: losses.kd(s, z, temperature=1.0)
-  dp = lambda t, i: losses.partitioned_kd(s, t, i, y, supervised=supervised)
+  kd = jax.jit(lambda z: losses.kd(s, z, temperature=1.0))
+  dp = jax.jit(lambda t, i: losses.partitioned_kd(s, t, i, y,
+                                                  supervised=supervised))
   assert kd(a) != kd(b)
   np.testing.assert_array_equal(dp(a, i), kd(i))
   np.testing.assert_array_equal(dp(jnp.stack([a, b]), low), kd(a))
   np.testing.assert_array_equal(dp(jnp.stack([b, a]), low), kd(b))
 
 
-def test_choice_ignores_the_moving_student():
-  """For any student the loss is the divergence to the same fixed targets."""
-  targets = jnp.where(
-      (confidence(TEACHER, np.asarray(Y)) > confidence(INIT, np.asarray(Y)))[
-          :, None], TEACHER, INIT)
+def test_choice_does_not_depend_on_the_student():
+  """For any student the loss is the divergence from the same targets."""
+  confidence = lambda z: jax.nn.softmax(z)[jnp.arange(len(Y)), Y]
+  targets = jnp.where((confidence(TEACHER) > confidence(INIT))[:, None],
+                      TEACHER, INIT)
   for student in (S, -S, 100 * S, TEACHER):
     np.testing.assert_array_equal(
         losses.partitioned_kd(student, TEACHER, INIT, Y),
         losses.kd(student, targets, temperature=1.0))
-
-
-def test_choice_is_at_temperature_one():
-  """At another temperature of the divergence the same models are chosen."""
-  hot = losses.partitioned_kd(S, TEACHER, INIT, Y, temperature=50.0)
-  teacher = confidence(TEACHER, np.asarray(Y)) > confidence(INIT, np.asarray(Y))
-  np.testing.assert_array_equal(hot, np.where(
-      teacher, losses.kd(S, TEACHER, temperature=50.0),
-      losses.kd(S, INIT, temperature=50.0)))
-
-
-def test_choice_has_no_gradient():
-  """Only the chosen model is pulled at, and only through the divergence."""
-  def total(t, i):
-    return losses.partitioned_kd(S, t, i, Y).sum()
-  to_teacher, to_initial = jax.grad(total, (0, 1))(TEACHER, INIT)
-  chosen = confidence(TEACHER, np.asarray(Y)) > confidence(INIT, np.asarray(Y))
-  kd = lambda t: losses.kd(S, t, temperature=1.0).sum()
-  for got, model, mine in ((to_teacher, TEACHER, chosen),
-                           (to_initial, INIT, ~chosen)):
-    np.testing.assert_allclose(
-        got, np.where(mine[:, None], jax.grad(kd)(model), 0), atol=1e-6)
-
-
-def test_soft_labels_choose_by_expected_probability():
-  y = np.asarray(SOFT, np.float64)
-  p = lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True)
-  teacher = ((p(np.asarray(TEACHER, np.float64)) * y).sum(-1)
-             > (p(np.asarray(INIT, np.float64)) * y).sum(-1))
-  assert 0 < teacher.sum() < len(teacher)
-  np.testing.assert_array_equal(
-      losses.partitioned_kd(S, TEACHER, INIT, SOFT),
-      np.where(teacher, losses.kd(S, TEACHER, temperature=1.0),
-               losses.kd(S, INIT, temperature=1.0)))
-  np.testing.assert_array_equal(
-      losses.partitioned_kd(S, TEACHER, INIT, jax.nn.one_hot(Y, S.shape[-1])),
-      losses.partitioned_kd(S, TEACHER, INIT, Y))

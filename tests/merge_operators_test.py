@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from kt_jax import merge
-from kt_jax.merge import _job
-from kt_jax.merge import stream
 
 GOLDEN = np.load(
     pathlib.Path(__file__).parent / 'golden/merge/operators.npz')
@@ -199,19 +197,6 @@ def test_scale_of_everything(name):
   extra = {'t': 0.8} if name == 'nearswap' else {}
   close(call(name, 2 * base, 2 * models, weight, extras, **extra),
         2 * plain(name))
-
-
-@every
-def test_eager_and_given_measures(name):
-  """As compiled, with the measures that it takes itself."""
-  base, models, weight, extras = inputs(name)
-  op, settings = getattr(merge, name), SETTINGS.get(name, {})
-  known = {}
-  for key, measure in merge.contract_of(op).measures.items():
-    more = dict(threshold=known['threshold']) if key == 'energy' else {}
-    known[key] = measure.of_leaf(base, models, None, **more, **settings)
-  close(op(base, models, weight, **extras, **known, **settings), plain(name),
-        1e-5, 1e-5)
 
 
 @pytest.mark.parametrize('name', [
@@ -446,40 +431,7 @@ def test_sce_selects_and_erases():
             select_topk=0.5), [0.0, -3.0, 0.0, 0.0])
 
 
-# Streams and errors.
-
-
-class Source:
-
-  def __init__(self, name, array):
-    self.name, self.values = name, np.asarray(array)
-    self.shape, self.dtype = self.values.shape, self.values.dtype
-    self.size = self.values.size
-
-  def read(self, start, out):
-    out[:] = self.values.reshape(-1)[start:start + len(out)]
-
-  def array(self):
-    return self.values
-
-
-@pytest.mark.parametrize('name,settings', [
-    ('slerp', {}), ('karcher', {}), ('model_stock', {'axis': -1}),
-    ('nearswap', {'t': 0.2}), ('sce', {'select_topk': 0.4}),
-    ('svd_truncate', {'rank': 0.4})])
-def test_streams(name, settings, monkeypatch):
-  """In blocks of 16 entries, as of the whole leaf."""
-  monkeypatch.setattr(_job, '_SMALL', 16)
-  monkeypatch.setattr(_job, 'BLOCK', 16)
-  base, models, weight, _ = inputs(name)
-  out = np.zeros(base.size, np.float32)
-  def write(_, start, values):
-    out[start:start + len(values)] = values
-  stream.over_stream(
-      getattr(merge, name), {'w': Source('w', base)},
-      [{'w': Source('w', m)} for m in models], weight, write, **settings)
-  close(out.reshape(base.shape),
-        run(name, base, models, weight, **settings), 1e-5, 1e-6)
+# Errors.
 
 
 ONE, TWO = jnp.ones(1), jnp.ones(2)

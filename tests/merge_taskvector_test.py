@@ -386,7 +386,8 @@ def test_bounds():
                              for i in range(0, 200, 50)), **settings)):
       np.testing.assert_array_equal(got, want)
   np.testing.assert_array_equal(
-      measure.of_leaf(base, models, density=[1.0, 0.0]), [[0, np.inf], [np.inf, -1]])
+      measure.of_leaf(base, models, density=[1.0, 0.0]),
+      [[0, np.inf], [np.inf, -1]])
   np.testing.assert_array_equal(
       measure.choose(_select.Rows.of(np.abs(models)), density=[1.0, 0.0]),
       [[0, np.inf], [np.inf, -1]])

@@ -27,24 +27,19 @@ from kt_jax import train
 
 def run(spec: Spec, workdir):
   """Writes runs/, results.csv, report.md and plots; returns the claims."""
-  plain = core.spec.to_json(spec)
-  workdir = checkpoint.open_workdir(workdir, plain)
+  workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
   card = train.finished(workdir)
-  if not card:
-    check(spec)
-    runs = {}
-    (workdir / 'runs').mkdir(parents=True, exist_ok=True)
-    for seed in spec.seeds:
-      runs |= _run_seed(spec, seed, workdir)
-    results = {key: run['metrics'] for key, run in runs.items()}
-    table = compare.write(spec, results, workdir)
-    if jax.process_index() == 0:
-      plots.draw(spec, runs, workdir)
-    card = dict(kind='experiment', status='finished', table=table,
-                method=spec.experiment, code=checkpoint.code_version(),
-                config=checkpoint.config_hash(plain))
-    checkpoint.write_json(workdir / 'card.json', card)
-  return dict(table=card['table'])
+  if card:
+    return dict(table=card['table'])
+  check(spec)
+  runs = {}
+  (workdir / 'runs').mkdir(parents=True, exist_ok=True)
+  for seed in spec.seeds:
+    runs |= _run_seed(spec, seed, workdir)
+  if jax.process_index() == 0:
+    plots.draw(spec, runs, workdir)
+  results = {key: run['metrics'] for key, run in runs.items()}
+  return dict(table=compare.finish(spec, results, workdir))
 
 
 def _run_seed(spec, seed, workdir):

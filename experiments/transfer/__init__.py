@@ -75,6 +75,8 @@ def run(spec: Spec, workdir):
         rows = student.run(seed)
         checkpoint.write_json(path, rows)
       student.clean_up(seed)
+      if jax.process_index() == 0:
+        print(f'{name} seed {seed}:', _deltas(spec, rows['pairs']), flush=True)
       pairs += rows['pairs']
       multi += rows['multi']
   _write_csv(workdir / 'pairs.csv', PAIRS, pairs)
@@ -88,6 +90,13 @@ def run(spec: Spec, workdir):
   checkpoint.write_json(workdir / 'card.json',
                         card | dict(status='finished', metrics=metrics))
   return metrics
+
+
+def _deltas(spec, pairs) -> str:
+  """Mean change in accuracy of one student, per method."""
+  return ', '.join(f'{method} {mean:+.2f}' for method in spec.methods
+                   for mean in [np.mean([row['delta'] for row in pairs
+                                         if row['method'] == method])])
 
 
 def _same_parents(path, card):

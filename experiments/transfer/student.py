@@ -48,6 +48,11 @@ def load_pool(spec: Spec, splits: data.Splits, workdir) -> dict[str, PoolModel]:
         trained, predict, logits(splits.test),
         train.right(logits(held_out), held_out.labels) / len(held_out)
         if len(held_out) else 0.0)
+    accuracy = train.right(pool[name].test, splits.test.labels) / len(
+        splits.test)
+    if jax.process_index() == 0:
+      print(f'{name}: test accuracy {accuracy:.1%} before any transfer',
+            flush=True)
   return pool
 
 

@@ -86,7 +86,8 @@ def _main(argv) -> int:
     experiment = configs.find(item.spec.experiment)
     if not args.check:
       _probe(item.workdir, item.spec)
-    if item.arm not in experiments and experiment.check:
+    done = not args.check and _is_finished(item.workdir)
+    if item.arm not in experiments and experiment.check and not done:
       reports += [(item.arm, r) for r in experiment.check(item.spec) or ()]
     experiments[item.arm] = experiment
   if args.record and (swept or args.check):
@@ -208,6 +209,14 @@ def _probe(workdir: str, spec) -> None:
     raise _user_error(f'--workdir {path}: {existing} is not writable.')
   if (path / 'config.json').exists():
     checkpoint.open_workdir(path, core.spec.to_json(spec))
+
+
+def _is_finished(workdir: str) -> bool:
+  """Whether a run has only to report again, so that nothing can be refused."""
+  from etils import epath
+
+  from kt_jax import train
+  return train.finished(epath.Path(_resolved(workdir))) is not None
 
 
 def _resolved(workdir: str) -> str:

@@ -66,9 +66,9 @@ class Buffers:
     return self._buffers[slot][:need].view(dtype)
 
 
-def read_blocks(buffers, job, start, stop, size=BLOCK):
+def read_blocks(buffers, job, start, stop, size=None):
   """Yields `(start, count, (base, models))`, padded with zeros to one size."""
-  size = _SMALL if job.base.size <= _SMALL else size
+  size = _SMALL if job.base.size <= _SMALL else size or BLOCK
   for at in range(start, stop, size):
     count = min(size, stop - at)
     blocks = []

@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 import jax
+from jax import numpy as jnp
 import numpy as np
 
 from kt_jax import core
@@ -50,7 +51,7 @@ def over_stream(op: contract.LeafOp, base: Mapping[str, Any],
     **settings: keyword parameters of `op`.
 
   Raises:
-    ValueError: as `over_tree`; weights that are NaN or infinite, by name.
+    ValueError: as `over_tree`; entries that are NaN or infinite, by name.
   """
   for number, model in enumerate(models):
     _check_alike(base, model, number)
@@ -65,6 +66,7 @@ def over_stream(op: contract.LeafOp, base: Mapping[str, Any],
     checked = check_weight(own.pop('weight'), len(models))
     jobs.append(Job(name, source, tuple(m[name] for m in models), op,
                     tuple(checked.tolist()), own, whole_model=whole_model))
+  _check_arguments(jobs, key)
   run(jobs, write, key=key, threads=threads)
 
 
@@ -169,12 +171,29 @@ def _check_alike(base, model, number):
   for name in base.keys() ^ model.keys():
     has, lacks = ('base', f'models[{number}]') if name in base else (
         f'models[{number}]', 'base')
-    raise core.UserError(f'{has} has {name!r}, {lacks} has not.')
+    raise core.UserError(f'{has} has {name!r}, {lacks} does not.')
   for name, source in base.items():
     if model[name].shape != source.shape:
       raise core.UserError(f'models[{number}]: {name!r} has shape '
                            f'{model[name].shape}, in base it has '
                            f'{source.shape}.')
+
+
+def _check_arguments(jobs, key):
+  """Raises what operators raise at weights and settings, from shapes alone."""
+  checked = set()
+  for job in jobs:
+    if not job.op or not job.base.size:
+      continue
+    contract.check_key(job.op, key)
+    case = repr((job.base.shape, job.base.dtype, job.weight, job.settings))
+    if case not in checked:
+      shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype)
+                for x in (job.base, *job.models)]
+      more = dict(key=key) if contract.draws(job.op) else {}
+      job_lib.call_of(job, chunks=False).check(
+          shapes[0], shapes[1:], jnp.asarray(job_lib.weight_of(job)), **more)
+    checked.add(case)
 
 
 def _copy(buffers, *, job):
