@@ -1,5 +1,7 @@
 """The launcher: what it refuses, how it types, what a sweep says."""
+from collections.abc import Mapping
 import csv
+import dataclasses
 import json
 import logging
 import math
@@ -7,7 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ if str(ROOT) not in sys.path:
 
 from kt_jax import core
 from kt_jax.launch import config as configs
+from kt_jax.launch.override import override
 from kt_jax.launch import main as run
 from kt_jax.launch import report
 from kt_jax.launch import sweep
@@ -29,7 +32,7 @@ REAL = '''
 from configs import common
 VARIANTS = {'small': '1 min', 'tiny': 'seconds'}
 def get_config(variant: str = 'small'):
-  c = common.supervised()
+  c = common.train()
   c.model.kw = dict(width=8, depth=1)
   c.terms.task = common.term('cross_entropy')
   c.loop.steps = 2
@@ -42,11 +45,43 @@ from ml_collections import config_dict
 def get_config(variant: str = 'small'):
   if variant != 'small':
     raise ValueError(f'No variant {{variant!r}}; have small, paper.')
-  return config_dict.ConfigDict(dict(
-      experiment='{HERE}:stub', seed=0, bonus=0.0, steps=10, name='a',
-      on=False, shape=(1, 2), names=('a', 'b'), nothing=None,
-      fail='', kw={{}}, group=dict(x=1)))
+  return config_dict.ConfigDict(dict(experiment='{HERE}:stub'))
 '''
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  x: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  experiment: str
+  variant: str = ''
+  seed: int = 0
+  bonus: float = 0.0
+  steps: int = 10
+  name: str = 'a'
+  on: bool = False
+  shape: tuple[int, ...] = (1, 2)
+  names: tuple[str, ...] = ('a', 'b')
+  taps: str | tuple[str, ...] = ()
+  weight: float | tuple[float, ...] = ()
+  mode: Literal['one', 'two'] = 'one'
+  nothing: int | None = None
+  fail: str = ''
+  kw: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  groups: Mapping[str, Group] = dataclasses.field(default_factory=dict)
+  group: Group = Group()
+
+
+@dataclasses.dataclass(frozen=True)
+class Seedless:
+  experiment: str
+  variant: str = ''
+  name: str = 'a'
+  steps: int = 1
+  seeds: tuple[int, ...] = (0, 1)
 
 
 class Size(NamedTuple):
@@ -71,7 +106,7 @@ def stub(config, workdir):
   metrics = dict(accuracy=0.5 + 0.1 * config.seed + config.bonus
                  + 0.01 * bool(config.bonus) * config.seed,
                  nll=1.0 - config.bonus)
-  (folder / 'config.json').write_text(config.to_json())
+  (folder / 'config.json').write_text(json.dumps(core.spec.to_json(config)))
   (folder / 'card.json').write_text(json.dumps(metrics))
   return metrics
 
@@ -80,6 +115,9 @@ def tabled(config, workdir):
   logging.getLogger('kt_jax').warning('Skipping %s', 'step 3')
   logging.getLogger('absl').warning('noise')
   return dict(table='| a |\n| b |\n', accuracy=0.25)
+
+
+tabled.Spec = Seedless
 
 
 def check(config):
@@ -183,14 +221,21 @@ def test_list_shows_a_broken_config_and_the_others(tmp_path, monkeypatch,
     (['--config', 'STUB', '--check', '--config.group.y=1'],
      "Did you mean 'group.x'?"),
     (['--config', 'STUB', '--check', '--config.grp.x=1'],
-     "Did you mean 'group.x'?"),
-    (['--config', 'STUB', '--check', '--config.steps.x=1'], "'steps'"),
+     "No config key 'grp.x'. Did you mean 'group'?"),
+    (['--config', 'STUB', '--check', '--config.groups.a.y=1'],
+     "Did you mean 'groups.a.x'?"),
+    (['--config', 'STUB', '--check', '--config.steps.x=1'], 'steps'),
     (['--config', 'STUB', '--check', '--config.=1'], "No config key ''"),
+    (['--config', 'STUB', '--check', '--config.kw.=1'], 'a name is missing'),
+    (['--config', 'STUB', '--check', '--config.kw={}', '--config.kw.a=1'],
+     'config.kw is set as a whole'),
+    (['--config', 'STUB', '--check', '--config.mode=three'],
+     "No value of config.mode 'three'"),
     (['--config', 'STUB', '--check', '--config.group=1'],
      'is a group; set one of its keys: group.x'),
     (['--config', 'STUB', '--check', '--config.steps'], 'needs a value'),
     (['--config', 'STUB', '--check', '--config.steps=ten'],
-     "--config.steps=ten: expected int, like 10, got str 'ten'"),
+     "config.steps must be an integer, got 'ten'"),
     (['--config', 'STUB', '--check', '--config.name=wrong'], 'No model wrong'),
     (['--config', 'STUB', '--check', '--config.experiment=pretran'],
      "Did you mean 'pretrain'?"),
@@ -204,8 +249,9 @@ def test_list_shows_a_broken_config_and_the_others(tmp_path, monkeypatch,
     (['--config', 'STUB', '--workdir', 'x', '--baseline', 'a'], 'need --arm'),
     (['--config', 'STUB', '--check', '--arm', 'a', '--baseline', 'b'],
      "No arm (--baseline) 'b'"),
-    (['--config', 'STUB', '--check', '--arm', 'a', '--arm', 'a'], 'twice'),
-    (['--config', 'STUB', '--check', '--arm', '../a'], 'no name for a folder'),
+    (['--config', 'STUB', '--check', '--arm', 'a', '--arm', 'a'],
+     'given twice'),
+    (['--config', 'STUB', '--check', '--arm', '../a'], 'cannot name a folder'),
     (['--config', 'STUB', '--check', '--arm', 'a:bonus'], 'not key=value'),
     (['--config', 'STUB', '--check', '--arm', 'a:seed=1'], '--seeds'),
     (['--config', 'STUB', '--check', '--arm', 'a:bnus=1'],
@@ -224,6 +270,7 @@ def test_refuses_in_one_line(argv, said, launch, stub_file):
     (['--config', 'REAL:smal'], "Did you mean 'small'?"),
     (['--config.terms.task.loss=cross_entrop'], "Did you mean 'cross_entropy'"),
     (['--config.terms.task.losss=kd'], "Did you mean 'terms.task.loss'?"),
+    (['--config.terms.soft.weight=1'], 'config.terms.soft needs loss'),
     (['--config.model.name=mlpp'], "Did you mean 'mlp'?"),
     (['--config.model.kw.widht=3'], 'widht'),
     (['--config.data.name=digit'], "Did you mean 'digits'?"),
@@ -252,10 +299,9 @@ def test_a_config_that_raises_is_one_line(text, said, launch, tmp_path):
   assert said in refused(launch('--config', tmp_path / 'bad.py', '--check'))
 
 
-def test_load_sets_the_variant_and_locks(stub_file):
+def test_load_sets_the_variant(stub_file):
   for spec in (stub_file, stub_file + ':small'):
-    config = configs.load(spec)
-    assert config.variant == 'small' and config.is_locked
+    assert configs.load(spec).variant == 'small'
 
 
 @pytest.mark.parametrize('key, text, value', [
@@ -265,43 +311,39 @@ def test_load_sets_the_variant_and_locks(stub_file):
     ('name', 'train[:10%]', 'train[:10%]'), ('on', 'true', True),
     ('on', 'False', False), ('shape', '3,4', (3, 4)), ('shape', '[3]', (3,)),
     ('shape', '3', (3,)), ('shape', '()', ()), ('names', 'c,d', ('c', 'd')),
-    ('names', 'c', ('c',)), ('nothing', '2', 2), ('nothing', 'x', 'x'),
+    ('names', 'c', ('c',)), ('names', 'true', ('true',)),
+    ('taps', 'a/0', 'a/0'), ('taps', 'a,b', ('a', 'b')),
+    ('weight', '2', 2.0), ('weight', '1,2', (1.0, 2.0)),
+    ('mode', 'two', 'two'), ('nothing', '2', 2), ('nothing', 'None', None),
+    ('groups.new.x', '3', 3), ('group.x', '3', 3),
     ('kw.width', '32', 32), ('kw.flip.p', '0.5', 0.5), ('kw.a', 'b', 'b'),
     ('kw.a', 'false', False), ('kw', "{'a': 1}", {'a': 1}),
 ])
 def test_overrides_are_typed_by_what_was_there(key, text, value, stub_file):
-  config = configs.load(stub_file)
-  configs.override(config, key, text)
-  found = config
+  new = core.spec.to_dict(override(configs.load(stub_file), [(key, text)]))
   for name in key.split('.'):
-    found = found[name]
-  found = found.to_dict() if hasattr(found, 'to_dict') else found
-  assert found == value and type(found) is type(value)
-  assert config.is_locked
+    new = new[name]
+  assert new == value and type(new) is type(value)
 
 
 @pytest.mark.parametrize('key, text', [
     ('steps', '1.5'), ('steps', 'True'), ('bonus', 'x'), ('bonus', 'True'),
     ('on', '1'), ('on', 'yes'), ('shape', 'a,b'), ('shape', '{}'),
-    ('shape', '(1'), ('group', '{}')])
+    ('shape', '(1'), ('shape', '1.5'), ('nothing', 'x'), ('weight', 'x'),
+    ('group', '3'), ('groups.a', '3'), ('kw', 'x')])
 def test_overrides_of_another_type_are_refused(key, text, stub_file):
-  config = configs.load(stub_file)
-  before = config.to_json()
-  with pytest.raises(core.UserError, match=f'--config.{key}'):
-    configs.override(config, key, text)
-  assert config.to_json() == before
+  with pytest.raises(core.UserError, match=f'config.{key}'):
+    override(configs.load(stub_file), [(key, text)])
 
 
 def test_new_entries_have_the_keys_that_entries_have(real_file):
-  config = configs.load(real_file)
-  configs.override(config, 'terms.soft.loss', 'kd')
-  configs.override(config, 'terms.soft.kw.temperature', '4')
-  configs.override(config, 'terms.soft.kw.temperature', '2.5')
-  from configs import common
-  assert config.terms.soft.to_dict() == common.term(
-      'kd', temperature=2.5).to_dict()
+  from kt_jax import train
+  spec = override(configs.load(real_file), [
+      ('terms.soft.loss', 'kd'), ('terms.soft.kw.temperature', '4'),
+      ('terms.soft.kw.temperature', '2.5')])
+  assert spec.terms['soft'] == train.LossTerm('kd', kw=dict(temperature=2.5))
   with pytest.raises(core.UserError, match="mean 'terms.soft.weight'"):
-    configs.override(config, 'terms.soft.wieght', '1')
+    override(spec, [('terms.soft.wieght', '1')])
 
 
 def test_both_spellings_of_an_override(launch, stub_file, tmp_path):
@@ -329,24 +371,25 @@ def test_check_says_what_a_run_takes_and_writes_nothing(
   assert status == 0 and not CALLS
   lines = [line.split('  ') for line in out.splitlines()]
   lines = [[c.strip() for c in line if c] for line in lines]
-  assert lines[0] == ['arm', 'name', 'state', 'step flops', 'steps', 'at least']
+  assert lines[0] == ['arm', 'name', 'state memory', 'FLOPs per step', 'steps',
+                      'min. time']
   assert lines[1][:5] == ['a', 'net', '2.0 MiB', '1 M', '10']
   assert lines[2][:5] == ['b', 'net', '2.0 MiB', '1 M', '20']
-  assert 'at least' in out.splitlines()[-1]
+  assert out.splitlines()[-1].startswith('min. time, ')
   after = [p for p in sorted(tmp_path.iterdir()) if p.name != 'cache']
   assert after == before
 
 
 def test_check_of_a_real_config(launch, real_file):
   status, out, _ = launch('--config', real_file, '--check')
-  assert status == 0 and 'mlp' in out and 'parameters' in out
+  assert status == 0 and 'mlp' in out and 'peak memory per step' in out
 
 
 @pytest.mark.parametrize('fail, status, said', [
     ('user', 2, 'error: it broke here\n'),
     ('value', 2, 'error: it broke here (at '),
     ('os', 2, 'error: it broke here (at '),
-    ('bug', 1, "bug: KeyError at "),
+    ('bug', 1, "internal error: KeyError at "),
     ('interrupt', 130, '')])
 def test_exit_status(fail, status, said, launch, stub_file, tmp_path):
   got, _, err = launch('--config', stub_file, '--workdir', tmp_path / 'r',
@@ -443,7 +486,7 @@ def test_seeds_need_a_seed(launch, tmp_path):
   (tmp_path / 'c.py').write_text(
       'from ml_collections import config_dict\n'
       'def get_config(v="a"):\n  return config_dict.ConfigDict('
-      f'dict(experiment="{HERE}:tabled", name="a", steps=1, seeds=(0, 1)))\n')
+      f'dict(experiment="{HERE}:tabled"))\n')
   argv = ['--config', tmp_path / 'c.py', '--check']
   assert 'config.seeds' in refused(launch(*argv, '--seeds', '0,1'))
   assert launch(*argv, '--arm', 'a')[0] == 0
@@ -487,7 +530,13 @@ def test_a_process_of_its_own(real_file, tmp_path):
 
 
 OWN = """
+import dataclasses
 import jax
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  experiment: str
+  answer: float
+  variant: str = ''
 def margin(student_logits, labels, *, by=1.0):
   return jax.nn.relu(by - student_logits[..., 0])
 def run(config, workdir):

@@ -1,4 +1,4 @@
-"""Config files: found, loaded, listed, changed by `--config.KEY=VALUE`.
+"""Config files: their specs, and the list of those in the repository.
 
 jax is imported only where something is refused, so that listing is instant.
 """

@@ -30,27 +30,27 @@ from kt_jax.launch import config as configs
 from kt_jax.launch import process
 
 EXAMPLES = '''examples:
-  python -m experiments.run --list
-  python -m experiments.run --config configs/roth2024fantastic/digits.py \\
-      --workdir runs/digits          # the same command again resumes
-  ... --config.loop.steps=200 --config.model.kw.width=32    # change the config
+  kt-run --list
+  kt-run --config configs/roth2024fantastic/digits.py --workdir runs/digits
+  ... --config.loop.steps=200 --config.seeds=0,1            # change the config
   ... --check                        # sizes and times; runs and writes nothing
-  python -m experiments.run --config configs/basic/pretrain.py:small \\
-      --workdir runs/smooth --seeds 0,1,2 --baseline plain --arm plain \\
+  kt-run --config configs/basic/pretrain.py:small --workdir runs/smooth \\
+      --seeds 0,1,2 --baseline plain --arm plain \\
       --arm smooth:terms.task.kw.label_smoothing=0.1      # compared in a table
+The same command again resumes. In a clone, python -m experiments.run is kt-run.
 
 '''
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns its exit status, what went wrong on stderr."""
+  """Runs the command and returns its exit status; errors are on stderr."""
   argv = list(sys.argv[1:] if argv is None else argv)
   debug = '--debug' in argv
   try:
     return _main(argv)
   except KeyboardInterrupt:
     return 130
-  except BrokenPipeError:  # `| head` has seen enough
+  except BrokenPipeError:  # `| head` has closed it
     with contextlib.suppress(OSError):
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
@@ -99,21 +99,21 @@ def _main(argv) -> int:
     return 0
 
   import jax
-  say = print if jax.process_index() == 0 else lambda *_: None
+  write_line = print if jax.process_index() == 0 else lambda *_: None
   def execute(item):
     metrics = experiments[item.arm].run(item.spec, item.workdir)
-    say(report.metrics(metrics))
+    write_line(report.metrics(metrics))
     return metrics
 
   failures = []
   if swept:
-    def failed(item, e):
+    def on_failure(item, e):
       process.report(e, args.debug)
       failures.append(item.label)
-    results = sweep.execute(runs, execute, say,
-                            failed if args.keep_going else None)
+    results = sweep.execute(runs, execute, write_line,
+                            on_failure if args.keep_going else None)
     rows = report.compare(results, args.baseline)
-    say('\n' + report.markdown(rows, args.baseline))
+    write_line('\n' + report.markdown(rows, args.baseline))
     sweep.write(args.workdir, rows, args.baseline)
   else:
     begun = time.monotonic()
@@ -128,8 +128,8 @@ def _main(argv) -> int:
                               changed=[key for key, _ in overrides])
       except ValueError as e:
         raise _user_error(str(e)) from e
-      say(f'recorded {path}')
-  say(f'workdir  {_resolved(args.workdir)}')
+      write_line(f'recorded {path}')
+  write_line(f'workdir  {_resolved(args.workdir)}')
   if failures:
     raise _user_error(f'{len(failures)} of {len(runs)} runs failed: '
                       f'{", ".join(failures)}.')
@@ -151,7 +151,7 @@ def _parse(argv):
     overrides.append((key, value))
 
   parser = argparse.ArgumentParser(
-      prog='python -m experiments.run', allow_abbrev=False,
+      prog='kt-run', allow_abbrev=False,
       usage='%(prog)s --config FILE.py[:VARIANT] --workdir DIR [flags]')
   parser.error = lambda message: _raise(message)
   parser.format_help = lambda: EXAMPLES + type(parser).format_help(parser)
@@ -160,9 +160,9 @@ def _parse(argv):
   add('--workdir', metavar='DIR', help='where the run is kept and resumed')
   parser.add_argument_group('the config').add_argument(
       '--config.KEY', metavar='VALUE', help='change it: --config.a.b=VALUE')
-  add('--list', action='store_true', help='every config, what it costs')
+  add('--list', action='store_true', help='every config and its cost')
   add('--check', action='store_true',
-      help='resolve everything, say what it takes, run nothing')
+      help='trace every run and report its size; run nothing')
   add('--record', action='store_true',
       help='write what the config showed into the JSON file beside it')
   add('--debug', action='store_true', help='traceback with every error')
@@ -173,7 +173,7 @@ def _parse(argv):
         help='a variation of the config; may be repeated')
   sweep('--baseline', metavar='NAME', default='',
         help='arm that the others are compared to')
-  sweep('--keep_going', action='store_true', help='pass over failed runs')
+  sweep('--keep_going', action='store_true', help='go on after failed runs')
   many = parser.add_argument_group('several processes').add_argument
   many('--coordinator', metavar='HOST:PORT', default='',
        help="of process 0; 'auto' asks the cloud")
@@ -197,17 +197,16 @@ def _parse(argv):
 
 def _probe(workdir: str, spec) -> None:
   """Refuses a workdir that the run would refuse, before the run is prepared."""
-
   from kt_jax import checkpoint
   from kt_jax import core
   if '://' in workdir:
     return
   path = pathlib.Path(_resolved(workdir))
-  stands = next(p for p in (path, *path.parents) if p.exists())
-  if not stands.is_dir():
-    raise _user_error(f'--workdir {path}: {stands} is a file.')
-  if not os.access(stands, os.W_OK | os.X_OK):
-    raise _user_error(f'--workdir {path}: {stands} cannot be written.')
+  existing = next(p for p in (path, *path.parents) if p.exists())
+  if not existing.is_dir():
+    raise _user_error(f'--workdir {path}: {existing} is a file.')
+  if not os.access(existing, os.W_OK | os.X_OK):
+    raise _user_error(f'--workdir {path}: {existing} is not writable.')
   if (path / 'config.json').exists():
     checkpoint.open_workdir(path, core.spec.to_json(spec))
 

@@ -66,6 +66,8 @@ def parse(hint: Any, old: Any, text: str, key: str) -> Any:
     new = text if truth is None else truth
   options = typing.get_args(hint) if _is_union(hint) else (hint,)
   kinds = {typing.get_origin(option) or option for option in options}
+  entries = {a for option in options if typing.get_origin(option) is tuple
+             for a in typing.get_args(option)}
   group = _spec_class(hint, old)
   if dataclasses.is_dataclass(group) or _is_mapping(hint) or (
       isinstance(old, Mapping)):
@@ -82,9 +84,8 @@ def parse(hint: Any, old: Any, text: str, key: str) -> Any:
       return tuple(s.strip() for s in new.split(',') if s.strip())
     if isinstance(new, (tuple, list)):
       return tuple(new)
-    if type(new) in (int, float) and not kinds & {int, float}:
-      raise core.UserError(f'--config.{key}={text}: expected a tuple, such as '
-                           f"'{text},'.")
+    if type(new) in (int, float, bool) and not kinds & {int, float}:
+      return (text.strip(),) if str in entries else (new,)
   if str in kinds or typing.Literal in kinds or isinstance(old, str):
     return new if isinstance(new, str) and truth is None else text
   return new

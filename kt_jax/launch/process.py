@@ -1,4 +1,4 @@
-"""The process of a launch: what it prints, its cache, how it fails."""
+"""The process of a launch: its output, its cache, its exit status."""
 import contextlib
 import logging
 import os
@@ -12,7 +12,7 @@ import zlib
 
 
 def report(e: Exception, debug: bool = False) -> int:
-  """Says what went wrong on stderr: status 2 the user's to mend, 1 a bug."""
+  """Prints an exception; returns 2 for a user error, 1 for an internal one."""
   from kt_jax import core
   stdlib = sysconfig.get_paths()['stdlib']
   frames = traceback.extract_tb(e.__traceback__)
@@ -23,34 +23,35 @@ def report(e: Exception, debug: bool = False) -> int:
   message = ' '.join(str(e).split()) or type(e).__name__
   if hasattr(e, 'run_label'):
     message = f'{e.run_label}: {message}'
-  full = 'RESOURCE_EXHAUSTED' in message or isinstance(e, MemoryError)
+  no_memory = 'RESOURCE_EXHAUSTED' in message or isinstance(e, MemoryError)
   # A setting that a function does not have came from the config's `kw`.
   setting = isinstance(e, TypeError) and 'keyword argument' in message
-  users = full or setting or isinstance(
+  users = no_memory or setting or isinstance(
       e, (ValueError, OSError, ModuleNotFoundError))
   if debug or not users:
     traceback.print_exception(e)
   if isinstance(e, core.UserError):
     print(f'error: {message}', file=sys.stderr)
   elif users:
-    hint = 'Out of memory; a smaller batch needs less. ' * full
+    hint = 'Out of memory; a smaller batch needs less. ' * no_memory
     print(f'error: {hint}{message} (at {where}; --debug shows the traceback)',
           file=sys.stderr)
   else:
-    print(f'bug: {type(e).__name__} at {where}: {message}', file=sys.stderr)
+    print(f'internal error: {type(e).__name__} at {where}: {message}',
+          file=sys.stderr)
   return 2 if users else 1
 
 
 class _Show(logging.Handler):
-  """Warnings as `warning: ...` on whatever stderr is now."""
+  """Warnings as `warning: ...` on the current stderr."""
 
   def emit(self, record):
     print(f'{record.levelname.lower()}: {record.getMessage()}',
           file=sys.stderr)
 
 
-def quiet():
-  """Shows what kt_jax has to say and not what the libraries do."""
+def quiet() -> None:
+  """Shows warnings of kt_jax and hides those of the libraries."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # before jax: XLA reads it
   from absl import logging as absl_logging
   absl_logging.set_verbosity(absl_logging.ERROR)
@@ -67,8 +68,8 @@ def quiet():
         'ignore', message='Error (reading|writing) persistent compilation')
 
 
-def use_compilation_cache():
-  """Keeps compiled programs in the user's cache folder, a start being slow."""
+def use_compilation_cache() -> None:
+  """Keeps compiled programs in the user's cache folder."""
   import jax
 
   from kt_jax import data

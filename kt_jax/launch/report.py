@@ -1,4 +1,4 @@
-"""What the launcher prints: metrics, sizes, and arms compared over seeds."""
+"""Tables that the launcher prints: metrics, sizes, arms over seeds."""
 from collections.abc import Mapping, Sequence
 import csv
 import io
@@ -29,46 +29,52 @@ class Row(NamedTuple):
   verdict: str = ''
 
 
-def metrics(found) -> str:
-  """One aligned line, or the table that the experiment made."""
-  found = dict(found or {})
-  table = found.pop('table', None)
+def metrics(values: Mapping[str, Any] | None) -> str:
+  """The metrics of a run in one line, below its table if it has one."""
+  values = dict(values or {})
+  table = values.pop('table', None)
   cells = [f'{k} {v:.6g}' if isinstance(v, float) else f'{k} {v}'
-           for k, v in sorted(found.items())]
+           for k, v in sorted(values.items())]
   return '\n'.join(([table.rstrip()] if table else [])
                    + (['  '.join(cells)] if cells else []))
 
 
+# Field of a report -> column of the table.
+COLUMNS = dict(state_bytes='state memory', step_flops='FLOPs per step',
+               step_bytes='peak memory per step')
+
+
 def sizes(reports: Sequence[tuple[str, Any]]) -> str:
-  """What runs would take: `(arm, train.Report)`s, whatever fields they have."""
+  """Sizes and costs of runs, `(arm, train.Report)`s."""
   if not reports:
-    return 'Everything resolves. Nothing would be trained.'
+    return 'The config is valid; there is nothing to train.'
   # A product on one CPU device takes all cores, simulated devices or not.
   rate = _flops_per_second() * (
       jax.process_count() if jax.default_backend() == 'cpu'
       else jax.device_count())
-  cells, total = [], 0.0
-  for arm, found in reports:
-    found = found._asdict()
-    lowered = found.pop('lowered', None)
+  rows, total = [], 0.0
+  for arm, item in reports:
+    fields = item._asdict()
+    lowered = fields.pop('lowered', None)
     if lowered is not None:
-      found['step_bytes'] = _peak(lowered)
-    floor = found['step_flops'] * found['steps'] / rate
-    total += floor
-    cells.append(({'arm': arm} if arm else {}) | {
-        k.removesuffix('_bytes').replace('_', ' '): _size(k, v)
-        for k, v in found.items()} | {'at least': _duration(floor)})
-  return table([list(cells[0]), *(list(c.values()) for c in cells)]) + (
-      f'\n\nat least {_duration(total)} in all, each once: the arithmetic of '
-      f'the steps at the {_si(rate)}FLOP/s that a matrix product reaches here '
+      fields['step_bytes'] = _peak(lowered)
+    seconds = fields['step_flops'] * fields['steps'] / rate
+    total += seconds
+    rows.append(({'arm': arm} if arm else {}) | {
+        COLUMNS.get(k, k): _size(k, v) for k, v in fields.items()
+    } | {'min. time': _duration(seconds)})
+  return table([list(rows[0]), *(list(row.values()) for row in rows)]) + (
+      f'\n\nmin. time, {_duration(total)} in total: the arithmetic of the '
+      f'steps at the {_si(rate)}FLOP/s that a matrix product reaches here '
       'now. Data, evaluation and smaller operations come on top.')
 
 
-def _peak(lowered) -> int:
-  """Bytes that a step holds at its worst, its state and batch included."""
-  found = lowered.compile().memory_analysis()
-  return found and (found.argument_size_in_bytes + found.output_size_in_bytes
-          + found.temp_size_in_bytes - found.alias_size_in_bytes)
+def _peak(lowered) -> int | None:
+  """Peak memory of a step in bytes, its state and batch included."""
+  memory = lowered.compile().memory_analysis()
+  return memory and (
+      memory.argument_size_in_bytes + memory.output_size_in_bytes
+      + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
 
 
 def _flops_per_second(seconds: float = 0.2) -> float:
@@ -85,6 +91,8 @@ def _flops_per_second(seconds: float = 0.2) -> float:
 
 
 def _size(field: str, value) -> str:
+  if value is None:
+    return '?'
   if field.endswith('_bytes'):
     return (f'{value / 2**20:,.1f} MiB' if value > 2**20
             else f'{value / 2**10:,.1f} KiB')
@@ -127,22 +135,22 @@ def table(cells: Sequence[Sequence[str]], *, bars: bool = False,
   return '\n'.join([lines[0], f'|{"|".join(rule)}|', *lines[1:]])
 
 
-def compare(found: Mapping[tuple[str, int], Mapping[str, Any]], baseline: str
+def compare(results: Mapping[tuple[str, int], Mapping[str, Any]], baseline: str
            ) -> list[Row]:
   """Means over seeds, and differences paired by seed, of every metric."""
-  values = {}  # metric -> arm -> seed -> value
-  for (arm, seed), metrics in found.items():
+  values: dict[str, dict[str, dict[int, float]]] = {}  # by metric, arm, seed
+  for (arm, seed), metrics in results.items():
     for name, value in metrics.items():
       if not isinstance(value, (str, bool, Mapping)):
         values.setdefault(name, {}).setdefault(arm, {})[seed] = float(value)
   rows = []
   for metric, arms in sorted(values.items()):
-    for arm, have in arms.items():
-      mean, se, n = statistics.mean(list(have.values()))
+    for arm, by_seed in arms.items():
+      mean, se, n = statistics.mean(list(by_seed.values()))
       row = Row(arm, metric, mean, se * math.sqrt(n) if n > 1 else None, n)
-      base = arms.get(baseline, {})
+      base = arms.get(baseline) or {}
       paired = statistics.mean(
-          [v - base[seed] for seed, v in have.items() if seed in base])
+          [v - base[seed] for seed, v in by_seed.items() if seed in base])
       if paired.n and arm != baseline:
         sign = -1 if LOWER & set(re.split(r'[^a-z]', metric.lower())) else 1
         row = row._replace(

@@ -34,26 +34,26 @@ def plan(base, arms: Sequence[str], seeds: str, baseline: str, workdir: str
     baseline: name of an arm, or ''.
     workdir: each run gets a folder in it.
   """
-  changed: dict[str, Any] = {}
+  specs: dict[str, Any] = {}
   for text in arms or ['run']:
     name, _, changes = text.partition(':')
     if not re.fullmatch(r'[A-Za-z0-9][\w.+-]*', name):
-      raise core.UserError(f'--arm {text}: {name!r} is no name for a folder; '
+      raise core.UserError(f'--arm {text}: {name!r} cannot name a folder; '
                            'write NAME or NAME:key=value,key=value.')
-    if name in changed:
-      raise core.UserError(f'--arm {name} is there twice.')
+    if name in specs:
+      raise core.UserError(f'--arm {name} is given twice.')
     overrides = []
     for change in split(changes):
       key, equals, value = change.partition('=')
       key = key.strip().removeprefix('config.')
       if not equals or key == 'seed':
         raise core.UserError(f'--arm {name}: {change!r} ' + (
-            'belongs into --seeds.' if equals else 'is not key=value; a value '
+            'belongs in --seeds.' if equals else 'is not key=value; a value '
             'with commas needs brackets or quotes.'))
       overrides.append((key, value))
-    changed[name] = override.override(base, overrides)
-  if baseline and baseline not in changed:
-    raise core.UserError(core.nearest('arm (--baseline)', baseline, changed))
+    specs[name] = override.override(base, overrides)
+  if baseline and baseline not in specs:
+    raise core.UserError(core.nearest('arm (--baseline)', baseline, specs))
   if not re.fullmatch(r'(\d+(,\d+)*)?', seeds):
     raise core.UserError(f'--seeds {seeds}: expected numbers like 0,1,2.')
   if seeds and not hasattr(base, 'seed'):
@@ -65,7 +65,7 @@ def plan(base, arms: Sequence[str], seeds: str, baseline: str, workdir: str
     raise core.UserError(f'--seeds {seeds} names a seed twice.')
   runs = []
   for seed in numbers:
-    for name, spec in changed.items():
+    for name, spec in specs.items():
       if seeds:
         spec = core.spec.change(spec, dict(seed=seed))
       runs.append(Run(name, seed, spec,
@@ -91,25 +91,30 @@ def split(text: str) -> list[str]:
 
 
 def execute(runs: Sequence[Run], run: Callable[[Run], Mapping[str, Any]],
-            say: Callable[[str], None],
-            failed: Callable[[Run, Exception], None] | None = None
+            write_line: Callable[[str], None],
+            on_failure: Callable[[Run, Exception], None] | None = None
            ) -> dict[tuple[str, int], dict]:
   """Runs one after another in this process: `{(arm, seed): metrics}`.
 
-  `failed` is told of a run that raised, and the next one starts; where it is
-  None the exception passes, with the run's name as its `run_label`.
+  Args:
+    runs: from `plan`.
+    run: run -> metrics.
+    write_line: prints a line of progress.
+    on_failure: called with a run that raised, before the next one starts; None
+      lets the exception pass, its attribute `run_label` names the run.
   """
-  found = {}
+  results = {}
   for i, item in enumerate(runs):
-    say(f'[{i + 1}/{len(runs)}] {item.label}: {item.workdir}')
+    write_line(f'[{i + 1}/{len(runs)}] {item.label}: {item.workdir}')
     try:
-      found[item.arm, item.seed] = dict(run(item) or {})
+      results[item.arm, item.seed] = dict(run(item) or {})
     except Exception as e:
-      setattr(e, 'run_label', f'run {item.label} ({i} of {len(runs)} done)')
-      if failed is None:
+      label = f'run {item.label} ({i} of {len(runs)} done)'
+      setattr(e, 'run_label', label)  # noqa: B010
+      if on_failure is None:
         raise
-      failed(item, e)
-  return found
+      on_failure(item, e)
+  return results
 
 
 def write(workdir, rows: Sequence[report.Row], baseline: str) -> None:
