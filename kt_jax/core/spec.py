@@ -37,8 +37,9 @@ def build(cls: type[T], value: Any, where: str = 'config') -> T:
     >>> build(Optimizer, {'lr': 0.1}, 'config.optimizer')
     UserError: No key of config.optimizer 'lr'. Did you mean 'learning_rate'?
   """
+  replace: Callable[..., T] = dataclasses.replace
   if isinstance(value, cls):
-    return dataclasses.replace(value, **{
+    return replace(value, **{
         key: convert(hint, getattr(value, key), f'{where}.{key}')
         for key, hint in field_types(type(value)).items()})
   hints = field_types(cls)

@@ -42,7 +42,7 @@ from kt_jax.data.mix import cutmix as cutmix
 from kt_jax.data.mix import mixup as mixup
 from kt_jax.data.mix import normalize as normalize
 from kt_jax.data.mixed_stream import mixed_stream as mixed_stream
-from kt_jax.data.records import Layout as CacheLayout
+from kt_jax.data.records import Layout as Layout
 from kt_jax.data.retokenize import retokenize as retokenize
 from kt_jax.data.retokenize import Retokenized as Retokenized
 from kt_jax.data.sources import from_arrays as from_arrays

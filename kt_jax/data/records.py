@@ -98,7 +98,7 @@ class Layout:
     return {name: jax.ShapeDtypeStruct(
         self.dtype[name].shape,
         np.int32 if name == 'logits/class' else np.float32)
-            for name in self.dtype.names}
+            for name in self.dtype.names or ()}
 
 
 class Writer:

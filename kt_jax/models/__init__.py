@@ -92,8 +92,8 @@ def builder(name, *, classes, input_shape, seed=0, **kw):
       sys.modules[__name__], name, 'model', takes='input_shape')
   name = core.spec.to_dict(name)
   signature, sizes = _signature(make)
-  for size in kw if sizes is not None else ():
-    if size not in sizes:
+  for size in kw:
+    if sizes is not None and size not in sizes:
       raise core.UserError(core.nearest(f'size of {name} (model.kw)', size,
                                         sizes))
   try:

@@ -257,7 +257,7 @@ def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]
     for tap in taps:
       if tap not in outputs:
         raise core.UserError(core.nearest(f'tap of {name}', tap, outputs))
-    shapes[name] = data.CacheLayout(
+    shapes[name] = data.Layout(
         dict(logits=(t.info.classes,)) | {
             tap: outputs[tap].shape[1:] for tap in taps},
         spec.cache.dtype, kept(spec, name, t)).shapes()

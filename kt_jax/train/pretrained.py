@@ -115,10 +115,9 @@ def load_trained(path, step: int | None = None,
         'Hugging Face directory (no config.json).')
   card = checkpoint.read_json(folder / 'card.json')
   try:
-    info, settings = data.Info(**card['data']), card['model']
-    info = dataclasses.replace(
-        info, **{k: tuple(getattr(info, k)) for k in
-                 ('input_shape', 'mean', 'std', 'class_names')})
+    info, settings = data.Info(**card['data'] | {
+        k: tuple(card['data'][k]) for k in (
+            'input_shape', 'mean', 'std', 'class_names')}), card['model']
     name, sizes = model or settings['name'], settings['kw']
   except (KeyError, TypeError) as e:
     raise core.UserError(f'{folder / "card.json"} is not a card of this '

@@ -245,7 +245,7 @@ def _ends(workdir, name) -> dict[str, float]:
 
 def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]):
   """Teacher -> array -> shape of what its cache holds of a row."""
-  return {name: data.CacheLayout(
+  return {name: data.Layout(
       dict(logits=(spec.text.length, t.info.classes)), spec.cache.dtype,
       image_run.kept(spec, name, t)).shapes()
           for name, t in teachers.items() if spec.cache.views}
@@ -254,9 +254,10 @@ def cached_shapes(spec: specs.Training, teachers: Mapping[str, Trained]):
 def _check_tokenizers(spec: specs.Training) -> None:
   """Refuses teachers of the pool whose tokens differ where none are named."""
   for name, teacher in spec.teachers.items():
-    entry = isinstance(teacher.init_from, str) and spec.pool.get(
-        teacher.init_from)
-    if not entry or entry.checkpoint:
+    if not isinstance(teacher.init_from, str):
+      continue
+    entry = spec.pool.get(teacher.init_from)
+    if entry is None or entry.checkpoint:
       continue
     theirs = pool.training_of(spec, teacher.init_from).text.tokenizer
     if theirs != (teacher.tokenizer or spec.text.tokenizer):
