@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 
+import chex
 import jax
 from jax import numpy as jnp
 from jax.sharding import NamedSharding
@@ -396,6 +397,24 @@ def test_vmap_over_seeds(name):
   assert values.shape == (3, B)
   assert jax.tree.map(jnp.shape, grads) == jax.tree.map(
       jnp.shape, {n: stacked[n] for n in of})
+
+
+@each
+def test_pmap_over_devices(name):
+  """Values and gradients have a trace per device; nothing is compiled."""
+  case = CASES[name]
+  devices = [arrays(case, seed) for seed in range(jax.device_count())]
+  stack = lambda *x: (np.stack if isinstance(x[0], np.ndarray) else jnp.stack)(
+      x)
+  stacked = jax.tree.map(stack, *devices)
+  def step(p):
+    mean = lambda student: jnp.mean(eager(case)(p | student))
+    grads = jax.grad(mean)({n: x for n, x in p.items()
+                            if n.startswith('student_')})
+    return jax.lax.pmean(grads, 'devices')
+  grads = jax.eval_shape(jax.pmap(step, axis_name='devices'), stacked)
+  chex.assert_trees_all_equal_shapes(
+      grads, {n: x for n, x in stacked.items() if n in grads})
 
 
 @each

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import chex
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -631,3 +632,18 @@ def test_curves(tmp_path):
     writer.write(2, 'train', dict(loss=0.5))
   train.curves(tmp_path)
   assert (tmp_path / 'curves.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_step_of_ones_own_is_traced_once():
+  """Whatever seed, weight or rate it is given."""
+  chex.clear_trace_counter()
+  session, tx = session_of(), optax.sgd(0.1)
+  step = jax.jit(chex.assert_max_traces(train.make_step(
+      train.make_forward(session.graph), SPEC.terms, tx,
+      train.prepare_images(INFO)), n=1))
+  state = session.init()
+  state = train.init_state(state.params, state.stats, tx, ema=False)
+  for seed in range(3):
+    state, metrics = step(state, batch_of(seed), train.step_inputs(
+        SPEC.terms, seed=seed, weights=dict(task=seed / 4), lr_scale=0.3))
+  assert int(state.step) == 3 and metrics['loss'] > 0

@@ -34,8 +34,8 @@ from kt_jax.data.views import views as views_of
 def write_cache(
     folder, outputs: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     arrays: Arrays | TextArrays, *, key: Mapping[str, Any], views: int = 1,
-    batch_size: int = 256, top_k: int = 0, dtype: str = 'float16', seed: int = 0, augment=(),
-    name: str = 'teacher') -> TeacherCache:
+    batch_size: int = 256, top_k: int = 0, dtype: str = 'float16',
+    seed: int = 0, augment=(), name: str = 'teacher') -> TeacherCache:
   """Writes the outputs of a teacher for every example, unless they are there.
 
   The folder appears whole or not at all; processes that want the same one wait
