@@ -641,8 +641,8 @@ def test_a_step_of_ones_own_is_traced_once():
   step = jax.jit(chex.assert_max_traces(train.make_step(
       train.make_forward(session.graph), SPEC.terms, tx,
       train.prepare_images(INFO)), n=1))
-  state = session.init()
-  state = train.init_state(state.params, state.stats, tx, ema=False)
+  start = host(session.init())  # off the mesh of the session
+  state = train.init_state(start.params, start.stats, tx, ema=False)
   for seed in range(3):
     state, metrics = step(state, batch_of(seed), train.step_inputs(
         SPEC.terms, seed=seed, weights=dict(task=seed / 4), lr_scale=0.3))
