@@ -302,6 +302,31 @@ def test_union_cuts_text_as_its_base():
   assert made.added['<|im|>']['special'] and not made.added['<mine>']['special']
 
 
+def test_merges_of_tokens_without_rows_go():
+  for rows in range(1, 14):
+    cut = vocabulary.read_vocabulary(TOKENS / 'a', rows)
+    vocab, model = set(cut.spec['model']['vocab']), cut.spec['model']
+    assert max(cut.tokens.values()) < rows
+    for left, right in map(vocabulary.merge_pair, model['merges']):
+      assert {left, right, left + right} <= vocab, rows
+
+
+@pytest.mark.parametrize('entry,option', [
+    ({}, TokenOption('default')),
+    ({'force': True}, TokenOption('default', force=True)),
+    ({'source': 'm', 'force': True}, TokenOption('model', 'm', force=True)),
+    ({'source': {'kind': 'zero'}, 'force': True},
+     TokenOption('zero', force=True)),
+    ({'source': {'kind': 'model_token', 'model': 'm', 'token_id': 3}},
+     TokenOption('model_token', 'm', 3)),
+    ({'source': {'kind': 'model_token', 'model': 'm', 'token': 'y'},
+      'force': True}, TokenOption('model_token', 'm', None, 'y', True))])
+def test_options_of_tokens(entry, option):
+  tokenizer = dict(source='base', tokens={'x': entry}, pad_to_multiple_of=8)
+  assert read_tokenizer(dict(tokenizer=tokenizer)) == TokenizerOption(
+      'base', {'x': option}, 8)
+
+
 def test_files_of_tokens(tmp_path):
   _, _, option, models = _case('union')
   files = tokens.plan_tokens(models, None, option).files
@@ -432,19 +457,20 @@ def test_unused_ids_are_the_mean(tmp_path):
 
 @pytest.mark.parametrize('kind', ['Unigram', 'WordPiece'])
 def test_other_kinds_of_tokenizer(tmp_path, kind, caplog):
-  def make(name, words):
-    vocab = ([[w, -float(i)] for i, w in enumerate(words)] if kind == 'Unigram'
+  def make(name, words, score=0.0):
+    vocab = ([[w, score - i] for i, w in enumerate(words)] if kind == 'Unigram'
              else {w: i for i, w in enumerate(words)})
     (tmp_path / name).mkdir()
     (tmp_path / name / 'tokenizer.json').write_text(json.dumps({
         'model': {'type': kind, 'vocab': vocab}, 'added_tokens': [
             {'id': len(words), 'content': f'<{name}>', 'special': True}]}))
     return vocabulary.read_vocabulary(tmp_path / name, 99)
-  a, b = make('a', ['x', 'y']), make('b', ['y', 'z'])
+  a, b = make('a', ['x', 'y']), make('b', ['y', 'z'], -3.0)
   made = union.grow_vocabulary(a, [b])
   assert made.tokens == {'x': 0, 'y': 1, '<a>': 2, 'z': 3, '<b>': 4}
   if kind == 'Unigram':
-    assert made.spec['model']['vocab'][3] == ['z', -1.0]
+    assert made.spec['model']['vocab'][1:4] == [
+        ['y', -1.0], ['<a>', -1.0], ['z', -4.0]]
   assert not caplog.records
   made = union.grow_vocabulary(vocabulary.read_vocabulary(TOKENS / 'a', 9), [b])
   assert 'spell tokens differently' in caplog.text and 'z' in made.tokens

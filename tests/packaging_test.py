@@ -2,6 +2,7 @@
 import importlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import re
 import runpy
@@ -54,7 +55,7 @@ def test_every_import_is_installed(setup):
 
 
 _BARE = '''
-import importlib.machinery, json, sys
+import importlib.machinery, json, os, sys
 class Bare(importlib.machinery.PathFinder):
   """Finds what the core install has, and nothing else."""
   @classmethod
@@ -76,6 +77,7 @@ for name in sys.argv[1:]:
     found[name] = str(e)
 from kt_jax.cli import kt_merge
 found['status'] = kt_merge.main()
+found['environment'] = os.environ['JAX_PLATFORMS'], os.environ['XLA_FLAGS']
 print(json.dumps(found))
 '''
 
@@ -85,13 +87,17 @@ def test_core_install_has_the_pure_kinds():
   pure = [f'kt_jax.{name}' for name in PURE]
   done = subprocess.run(
       [sys.executable, '-c', _BARE, *pure, 'kt_jax.train', 'kt_jax.checkpoint'],
-      cwd=ROOT, capture_output=True, text=True, check=True)
+      cwd=ROOT, capture_output=True, text=True, check=True, env={
+          k: v for k, v in os.environ.items() if k not in (
+              'JAX_PLATFORMS', 'XLA_FLAGS')})
   found = json.loads(done.stdout)
   assert {found[name] for name in pure} == {''}
   assert re.fullmatch(r"kt_jax.train needs .*flax.*'kt_jax\[train\]'",
                       found['kt_jax.train'])
   assert re.fullmatch(r"kt_jax.checkpoint needs .*'kt_jax\[merge\]'",
                       found['kt_jax.checkpoint'])
+  assert found['environment'] == [
+      'cpu', '--xla_cpu_multi_thread_eigen=false']
   assert found['status'] == 2 and done.stderr.count('\n') == 1
   assert re.match(r"kt-merge needs .*yaml.*'kt_jax\[merge\]'", done.stderr)
 

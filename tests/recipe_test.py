@@ -481,6 +481,9 @@ BAD = [
     ('a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n' + ''.join(
         f'{k}: &{k} [{", ".join(["*" + p] * 10)}]\n' for p, k in
         zip('abcde', 'bcdef')), 'Line 1 of the recipe makes more than 10000'),
+    ('a: ' + '1' * 41, 'Line 1 of the recipe has a number of more than 40'),
+    ('[' * 25 + ']' * 25, 'Line 1 of the recipe is nested deeper than 24'),
+    ('[' * 24 + ']' * 24, 'the recipe must be a mapping'),
     ('a: &a [*a]', 'Line 1 of the recipe contains itself'),
     ('1: 2', 'Line 1 of the recipe has a key that is not text'),
     ('a: .inf', 'Line 1 of the recipe has .inf; numbers must be finite'),
@@ -684,6 +687,17 @@ name: first
   path.write_bytes(b'\xff\xfe\xff')
   with pytest.raises(core.UserError, match='is not UTF-8'):
     stages.read_file(path)
+
+
+def test_problems_are_counted_by_kind():
+  found = problems.Problems()
+  for level, text in (('note', 'h.1.w is so'), ('error', 'h.7.w is so'),
+                      ('warning', 'h.2 is so'), ('error', 'h.3.w is so'),
+                      ('error', 'h.4.v is so')):
+    found.add(level, text)
+  assert found.list() == (
+      ('error', 'h.7.w is so', 2), ('error', 'h.4.v is so', 1),
+      ('warning', 'h.2 is so', 1), ('note', 'h.1.w is so', 1))
 
 
 def test_aliases_of_reasonable_size():
