@@ -2,7 +2,7 @@
 
 With KT_JAX_ALL_CONFIGS=1 all of them run.
 """
-import importlib
+import dataclasses
 import os
 
 import pytest
@@ -29,12 +29,14 @@ def checkpoint_dir(tmp_path_factory):
 
 
 def _tiny(name, checkpoint_dir):
-  config = configs.load(f'{name}:tiny')
-  if 'init' in config:
-    config.init.checkpoint = checkpoint_dir
-  if 'checkpoint' in config:
-    config.checkpoint = checkpoint_dir
-  return config
+  """The spec of the tiny variant, and the flags that it needs."""
+  spec, flags = configs.load(f'{name}:tiny'), []
+  for key in ('init_from', 'checkpoint'):
+    default = 'runs/pretrain' if key == 'init_from' else ''
+    if getattr(spec, key, None) == default:
+      spec = dataclasses.replace(spec, **{key: checkpoint_dir})
+      flags.append(f'--config.{key}={checkpoint_dir}')
+  return spec, flags
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -46,21 +48,16 @@ def test_loads_and_traces(name, checkpoint_dir):
     assert configs.load(f'{name}:{variant}').variant == variant
   with pytest.raises(ValueError, match='No variant'):
     module.get_config('nonsense')
-  config = _tiny(name, checkpoint_dir)
+  spec, _ = _tiny(name, checkpoint_dir)
   folder = name.split('/')[1]
-  assert config.paper == ('' if folder in ('basic', 'bench') else folder)
-  experiment = importlib.import_module(f'experiments.{config.experiment}')
-  experiment.check(config)
+  assert spec.paper == ('' if folder in ('basic', 'bench') else folder)
+  configs.find(spec.experiment).check(spec)
 
 
 @pytest.mark.parametrize('name', RUNS)
 def test_runs(name, checkpoint_dir, tmp_path, capsys):
   argv = ['--config', f'{name}:tiny', '--workdir', str(tmp_path / 'run')]
-  config = _tiny(name, checkpoint_dir)
-  if 'init' in config:
-    argv.append(f'--config.init.checkpoint={checkpoint_dir}')
-  if 'checkpoint' in config:
-    argv.append(f'--config.checkpoint={checkpoint_dir}')
+  argv += _tiny(name, checkpoint_dir)[1]
   assert launcher.main(argv) == 0
   first = capsys.readouterr().out
   assert (tmp_path / 'run' / 'config.json').exists()
@@ -75,9 +72,9 @@ def test_finetune_and_evaluate(checkpoint_dir, tmp_path, capsys):
 
   from kt_jax import checkpoint
   argv = ['--config', 'configs/basic/finetune.py:tiny',
-          f'--config.init.checkpoint={checkpoint_dir}']
+          f'--config.init_from={checkpoint_dir}']
   tuned = tmp_path / 'tuned'
-  assert launcher.main([*argv, '--workdir', str(tuned), '--config.init.train',
+  assert launcher.main([*argv, '--workdir', str(tuned), '--config.trainable',
                         '^head/', '--config.init.load', '^(?!head/)']) == 0
   before = checkpoint.read(checkpoint_dir).model['params']
   after = checkpoint.read(tuned).model['params']

@@ -1,5 +1,6 @@
 """The experiment `tabular`: what it writes, resumes and refuses."""
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -13,10 +14,7 @@ NAME = 'configs/zhao2023limits/tabular.py'
 
 
 def tiny(**kw):
-  config = configs.load(f'{NAME}:tiny')
-  with config.unlocked():
-    config.update(kw)
-  return config
+  return dataclasses.replace(configs.load(f'{NAME}:tiny'), **kw)
 
 
 def own(counts, teacher):
@@ -43,9 +41,7 @@ def test_run_writes_and_returns_what_it_found(tmp_path):
 
 
 def test_small_holds_what_the_paper_says(tmp_path):
-  config = configs.load(f'{NAME}:small')
-  with config.unlocked():
-    config.seeds = (0, 1, 2)
+  config = dataclasses.replace(configs.load(f'{NAME}:small'), seeds=(0, 1, 2))
   found = tabular.run(config, tmp_path)
   assert {v for k, v in found.items() if k.endswith('verdict')} == {'holds'}
   assert abs(found['ce_sgl_slope'] + 0.5) < 0.02
@@ -60,17 +56,15 @@ def test_seeds_may_take_turns_at_instances(tmp_path):
 
 
 def test_a_student_of_ones_own(tmp_path):
-  config = tiny()
-  with config.unlocked():
-    config.learners = {'tabular_test:own': dict(power=0.5, inputs=1, labels=1)}
+  config = tiny(learners={'tabular_test:own': tabular.Rate(0.5, 1, 1)})
   found = tabular.run(config, tmp_path)
   assert 0 < found['tabular_test:own_risk'] < 0.2
 
 
 @pytest.mark.parametrize('change, says', [
-    (dict(learners={'ce_sgll': dict(power=1.0, inputs=0, labels=0)}),
+    (dict(learners={'ce_sgll': tabular.Rate(1.0)}),
      "Did you mean 'ce_sgl'"),
-    (dict(learners={'sample': dict(power=1.0, inputs=0, labels=0)}),
+    (dict(learners={'sample': tabular.Rate(1.0)}),
      "No learner 'sample'"),
     (dict(inputs=0), 'inputs must be'), (dict(sizes=()), 'sizes'),
     (dict(seeds=()), 'seeds'), (dict(concentration=0.0), 'concentration')])

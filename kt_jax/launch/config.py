@@ -100,7 +100,7 @@ def find(name: str) -> Experiment:
 def files() -> list[pathlib.Path]:
   """Every config file of the repository."""
   return [f for f in sorted(ROOT.glob('configs/*/*.py'))
-          if not f.name.startswith('_')]
+          if f.parent.name != 'common' and not f.name.startswith('_')]
 
 
 def listing() -> str:

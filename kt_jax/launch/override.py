@@ -95,7 +95,7 @@ def _spec_class(hint, value) -> Any:
   """The dataclass of a field whose type may be a union."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return type(value)
-  if _is_union(hint):
+  if _is_union(hint) and value is None:
     specs = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
     return specs[0] if specs else hint
   return hint
