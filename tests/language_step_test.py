@@ -1,4 +1,7 @@
 """Steps of language models: quantized matrices, drawn responses, schedules."""
+from distill_lm_test import _batch
+from distill_lm_test import _session
+from distill_lm_test import student
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -7,9 +10,6 @@ from scipy import special
 
 from configs import common
 from configs import common_language as language
-from distill_lm_test import _batch
-from distill_lm_test import _session
-from distill_lm_test import student
 from kt_jax import train
 
 

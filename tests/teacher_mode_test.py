@@ -2,16 +2,16 @@
 import jax
 from jax import numpy as jnp
 import numpy as np
+from stage_test import batch
+from stage_test import config
+from stage_test import INFO
+from stage_test import trained
 
 from configs import common
 from kt_jax import data
 from kt_jax import losses
 from kt_jax import models
 from kt_jax import train
-from stage_test import batch
-from stage_test import config
-from stage_test import INFO
-from stage_test import trained
 
 
 def test_frozen_teachers_evaluate_and_online_teachers_train():
