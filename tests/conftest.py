@@ -25,6 +25,14 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers share their parent's
 from absl import flags  # pylint: disable=wrong-import-position
 import pytest  # pylint: disable=wrong-import-position
 
+try:
+  # Flax asks tracers for attributes that they lack, at each random number and
+  # statistic; the text of that error takes time quadratic in the program.
+  from jax._src.interpreters import partial_eval
+  partial_eval.DynamicJaxprTracer._origin_msg = lambda self: ''
+except (ImportError, AttributeError):  # private: other versions may lack it
+  pass
+
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 

@@ -1,5 +1,4 @@
-"""Architectures: shapes, sizes, taps, modes. Most of it computes nothing."""
-import functools
+"""Architectures: shapes, sizes, taps, modes, numbers."""
 import inspect
 import math
 
@@ -8,6 +7,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from kt_jax import core
 from kt_jax import models
@@ -75,18 +75,245 @@ def _build(name, classes, shape, **kw):
   return models.builder(name, classes=classes, input_shape=shape, **kw)
 
 
+def _shapes(build):
+  """`(net, params, stats)`, the arrays as shapes."""
+  net = models.abstract(build)
+  return net, *jax.eval_shape(lambda: models.arrays(net, build()))
+
+
 def _taps(build, shape):
-  params, stats = jax.eval_shape(lambda: models.init(build)[1:])
   x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-  return models.taps(models.abstract(build), params, stats, x)
+  return models.taps(*_shapes(build), x)
 
 
-@functools.cache
+def _filled(name, shape, **kw):
+  """`(net, params, stats, x)`: random everywhere, without compiling."""
+  net, *trees = _shapes(_build(name, CLASSES, shape, **kw))
+  r = np.random.default_rng(0)
+  def fill(path, v):
+    if path.endswith(('/var', '/scale')):
+      return (0.5 + r.random(v.shape)).astype(np.float32)
+    fan = np.prod(v.shape[:-1]) if len(v.shape) > 1 else 4
+    return (r.normal(size=v.shape) / np.sqrt(fan)).astype(np.float32)
+  params, stats = ({p: jnp.asarray(fill(p, v)) for p, v in tree.items()}
+                   for tree in trees)
+  return net, params, stats, r.normal(size=(4, *shape)).astype(np.float32)
+
+
 def _tiny(name, **kw):
-  """`(net, params, stats, x)`, for real."""
   sizes, shape = TINY[name]
-  x = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
-  return *models.init(_build(name, CLASSES, shape, **sizes, **kw)), x
+  return _filled(name, shape, **sizes, **kw)
+
+
+# Forward passes by hand, in float64.
+
+
+def linear(p, path, x):
+  return x @ p[f'{path}/kernel'] + p.get(f'{path}/bias', 0)
+
+
+def relu(x):
+  return np.maximum(x, 0)
+
+
+def relu6(x):
+  return np.clip(x, 0, 6)
+
+
+def gelu(x):
+  return x * special.ndtr(x)
+
+
+def conv(p, path, x, stride=1):
+  kernel = p[f'{path}/kernel']
+  k = len(kernel)
+  x = np.pad(x, [(0, 0), (k // 2,) * 2, (k // 2,) * 2, (0, 0)])
+  x = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))
+  x = x[:, ::stride, ::stride]
+  depthwise = kernel.shape[2] == 1 and x.shape[3] > 1
+  x = np.einsum('bhwcij,ijc->bhwc', x, kernel[:, :, 0]) if depthwise else (
+      np.einsum('bhwcij,ijcd->bhwd', x, kernel))
+  return x + p.get(f'{path}/bias', 0)
+
+
+def batch_norm(p, path, x):
+  scale, bias, mean, var = (p[f'{path}/{n}'] for n in (
+      'scale', 'bias', 'mean', 'var'))
+  return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+
+def layer_norm(p, path, x, eps):
+  x = x - x.mean(-1, keepdims=True)
+  x /= np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+  return x * p[f'{path}/scale'] + p[f'{path}/bias']
+
+
+def conv_norm(p, path, x, stride=1, act=lambda x: x):
+  return act(batch_norm(p, f'{path}/norm', conv(p, f'{path}/conv', x, stride)))
+
+
+def head(p, x):
+  return linear(p, 'head', x.reshape(len(x), -1, x.shape[-1]).mean(1))
+
+
+def mlp(p, x):
+  x = x.reshape(len(x), -1)
+  for i in range(3):
+    x = relu(linear(p, f'blocks/{i}/linear', x))
+  return linear(p, 'head', x)
+
+
+def residual_mlp(p, x):
+  x = linear(p, 'stem', x.reshape(len(x), -1))
+  for i in range(2):
+    y = relu(linear(p, f'blocks/{i}/up', layer_norm(
+        p, f'blocks/{i}/norm', x, 1e-6)))
+    x = x + linear(p, f'blocks/{i}/down', y)
+  return linear(p, 'head', layer_norm(p, 'norm', x, 1e-6))
+
+
+def convnet(p, x):
+  for i, stride in enumerate((1, 2)):
+    x = conv_norm(p, f'blocks/{i}', x, stride, relu)
+  return head(p, x)
+
+
+def resnet8(p, x):
+  x = conv_norm(p, 'stem', x, act=relu)
+  for i, stride in enumerate((1, 2, 2)):
+    path = f'stages/{i}/blocks/0'
+    y = conv_norm(p, f'{path}/conv2', conv_norm(
+        p, f'{path}/conv1', x, stride, relu))
+    x = relu(y + conv_norm(p, f'{path}/shortcut', x, stride))
+  return head(p, x)
+
+
+def wrn(p, x):
+  x = conv(p, 'stem', x)
+  for i, j, stride in ((0, 0, 1), (0, 1, 1), (1, 0, 2), (1, 1, 1), (2, 0, 2),
+                       (2, 1, 1)):
+    path = f'stages/{i}/blocks/{j}'
+    y = relu(batch_norm(p, f'{path}/norm1', x))
+    if j == 0:
+      x = conv(p, f'{path}/shortcut', y, stride)
+    y = conv(p, f'{path}/conv1', y, stride)
+    x = x + conv(p, f'{path}/conv2', relu(batch_norm(p, f'{path}/norm2', y)))
+  return head(p, relu(batch_norm(p, 'norm', x)))
+
+
+def vgg(p, x):
+  for i, depth in enumerate((1, 2)):
+    for j in range(depth):
+      x = conv_norm(p, f'stages/{i}/blocks/{j}', x, act=relu)
+    if i == 1:
+      x = x.reshape(len(x), x.shape[1] // 2, 2, -1, 2, x.shape[3]).max((2, 4))
+  return head(p, x)
+
+
+def mobilenet_v2(act):
+  def forward(p, x):
+    x = conv_norm(p, 'stem', x, 2, act)
+    for path, stride, units in (('stages/0/blocks/0', 1, 3),
+                                ('stages/1/blocks/0', 2, 3),
+                                ('stages/1/blocks/1', 1, 3)):
+      y = x
+      for k in range(units):
+        y = conv_norm(p, f'{path}/units/{k}', y, stride if k == 1 else 1,
+                      act if k < units - 1 else lambda x: x)
+      x = x + y if x.shape == y.shape else y
+    return head(p, conv_norm(p, 'last', x, act=act))
+  return forward
+
+
+def mixer(p, x):
+  b, h, w, c = x.shape
+  patches = x.reshape(b, h // 4, 4, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+  x = patches.reshape(b, -1, 8 * c) @ p['stem/conv/kernel'].reshape(8 * c, -1)
+  x = x + p['stem/conv/bias']
+  for i in range(2):
+    path = f'blocks/{i}'
+    branch = lambda name, y: linear(p, f'{path}/{name}/fc2', gelu(
+        linear(p, f'{path}/{name}/fc1', y)))
+    y = layer_norm(p, f'{path}/norm1', x, 0.3).swapaxes(1, 2)
+    x = x + branch('token_mlp', y).swapaxes(1, 2)
+    x = x + branch('channel_mlp', layer_norm(p, f'{path}/norm2', x, 0.3))
+  return head(p, layer_norm(p, 'norm', x, 0.3))
+
+
+# Those without reference numbers in tests/golden: sizes, shape, forward pass.
+NUMBERS = {
+    'mlp': (dict(width=7, depth=3), (3, 2, 2), mlp),
+    'residual_mlp': (dict(width=6, depth=2), (3, 2, 2), residual_mlp),
+    'convnet': (dict(widths=(4, 6)), (5, 6, 2), convnet),
+    'resnet8': (dict(widths=(4, 6, 8), stem=3), (6, 7, 2), resnet8),
+    'wrn_16_2': (dict(widths=(4, 6, 8), stem=3), (6, 7, 2), wrn),
+    'vgg8': (dict(depths=(1, 2), widths=(4, 6), pools=(False, True)), (4, 6, 2),
+             vgg),
+    'mobilenet_v2': (dict(width=0.5, stages=((2, 8, 1, 1), (3, 12, 2, 2)),
+                          stem=6, last=10, divisor=2), (8, 6, 2),
+                     mobilenet_v2(relu6)),
+    'mobilenet_v2_half': (dict(stages=((1, 8, 1, 1), (3, 12, 2, 2)),
+                               strides=(2, 1, 2), stem=6, last=10), (8, 6, 2),
+                          mobilenet_v2(relu)),
+    'mixer_small': (dict(width=6, depth=2, patch=(4, 2), token_hidden=5,
+                         hidden=7, eps=0.3), (8, 6, 2), mixer),
+}
+
+
+@pytest.mark.parametrize('name', NUMBERS)
+def test_numbers(name):
+  kw, shape, by_hand = NUMBERS[name]
+  net, params, stats, x = _filled(name, shape, **kw)
+  got = jax.jit(lambda p, s, x: models.apply(net, p, s, x).logits)(
+      params, stats, x)
+  p = {n: np.float64(v) for n, v in (params | stats).items()}
+  want = by_hand(p, np.float64(x))
+  assert np.ptp(want, axis=0).max() > 5e-3
+  np.testing.assert_allclose(got, want, 1e-4, 1e-4)
+
+
+# Everything dropped: a tap is then the other one, or zero.
+DROPPED = [
+    ('mlp', {'dropout': 1.0}, 'head', 'head/bias'),
+    ('convnet', {'dropout': 1.0}, 'head', 'head/bias'),
+    ('mobilenet_v2', {'dropout': 1.0}, 'head', 'head/bias'),
+    ('wrn_16_1', {'dropout': 1.0}, f'{BLOCK}/add', f'{BLOCK}/shortcut'),
+    ('mixer_small', {'dropout': 1.0}, 'blocks/0/add2', 'stem'),
+    ('vit_tiny', {'dropout': 1.0}, 'blocks/0/add2', ''),
+    ('vit_tiny', {'attention_dropout': 1.0}, 'blocks/0/attention/context', ''),
+]
+
+
+@pytest.mark.parametrize('name,kw,tap,other', DROPPED)
+def test_dropout(name, kw, tap, other):
+  net, params, stats, x = _tiny(name, **kw)
+  taps = [tap] + [other] * (other not in ('', 'head/bias'))
+  out = jax.jit(lambda p, s, x: models.apply(
+      net, p, s, x, train=True, key=jax.random.key(0), taps=taps).features)(
+          params, stats, x)
+  want = out.get(other, params.get(other, 0.0))
+  assert not other or np.abs(want).max() > 0
+  np.testing.assert_array_equal(out[tap], np.broadcast_to(want, out[tap].shape))
+
+
+def test_intercept_sees_inputs_for_as_long_as_it_lasts():
+  net, params, stats, x = _filled('mlp', (3, 2, 2), width=5, depth=2)
+  model = models.join(net, params, stats)
+  want, calls = model(x), []
+  def handler(path, module, call, inputs):
+    calls.append((path, inputs))
+    return 2 * call(inputs)
+  with models.intercept(model, nnx.Linear, handler):
+    got = model(x)
+  assert [path for path, _ in calls] == [
+      'blocks/0/linear', 'blocks/1/linear', 'head']
+  np.testing.assert_array_equal(calls[0][1], x.reshape(4, -1))
+  hidden = np.maximum(2 * linear(params, 'blocks/0/linear', calls[0][1]), 0)
+  np.testing.assert_allclose(calls[1][1], hidden, 1e-5, 1e-6)
+  np.testing.assert_allclose(
+      got, 2 * linear(params, 'head', calls[2][1]), 1e-5, 1e-6)
+  np.testing.assert_array_equal(model(x), want)
+  assert len(calls) == 3
 
 
 def test_table_has_every_model():
@@ -160,7 +387,8 @@ def test_published_resolutions():
       ('mobilenet_v2', (224, 224, 3), 'stages/6', (7, 7, 320)),
       ('resnet18', (224, 224, 3), 'stages/3', (7, 7, 512)),
       ('vit_tiny', (224, 224, 3), 'norm', (197, 192))]:
-    kw = {'depth': 1} if name == 'vit_tiny' else {}
+    kw = {'vit_tiny': {'depth': 1}, 'wrn_16_2': {'depth': 10},
+          'resnet18': {'depths': (1, 1, 1, 1)}}.get(name, {})
     seen = _taps(_build(name, 10, shape, **kw), shape)
     assert seen[tap].shape == (2, *size), name
 
@@ -211,16 +439,17 @@ def test_batch_norm_moves_in_training_only():
   for name, value in out.stats.items():
     assert np.isfinite(value).all()
     assert not np.allclose(value, stats[name]), name
-  # Momentum 0.9: a tenth of the batch's mean joins.
-  mean = out.features['blocks/0/conv'].mean((0, 1, 2))
-  np.testing.assert_allclose(
-      out.stats['blocks/0/norm/mean'], 0.1 * mean, 1e-5, 1e-6)
+  for name in ('mean', 'var'):
+    new = getattr(np.asarray(out.features['blocks/0/conv']), name)((0, 1, 2))
+    np.testing.assert_allclose(
+        out.stats[f'blocks/0/norm/{name}'],
+        0.9 * stats[f'blocks/0/norm/{name}'] + 0.1 * new, 1e-5, 1e-6)
   grads = jax.jit(jax.grad(lambda p: models.apply(
       net, p, stats, x, train=True).logits.std()))(params)
   assert all(np.abs(grad).max() > 0 for grad in grads.values())
 
 
-def test_taps_are_what_they_say():
+def test_taps_are_outputs_of_their_modules():
   net, params, stats, x = _tiny('resnet8')
   block, head = 'stages/1/blocks/0', 'head'
   names = [block, f'{block}/add', f'{block}/conv2', f'{block}/shortcut',
@@ -242,7 +471,7 @@ def test_taps_are_what_they_say():
     models.apply(net, params, stats, x, taps=['stages/1/blocks/0/addd'])
 
 
-def test_dropout_hangs_on_the_key():
+def test_dropout_depends_on_the_key():
   net, params, stats, x = _tiny('vit_tiny', dropout=0.5)
   run = jax.jit(lambda key, train: models.apply(
       net, params, stats, x, train=train, key=key).logits, static_argnums=1)
@@ -255,8 +484,8 @@ def test_dropout_hangs_on_the_key():
 
 def test_attention_weights_are_distributions():
   net, params, stats, x = _tiny('vit_tiny', dropout=0.5)
-  weights = models.apply(
-      net, params, stats, x, taps=['blocks/0/attention/weights']
-  ).features['blocks/0/attention/weights']
+  weights = jax.jit(lambda p: models.apply(
+      net, p, stats, x, taps=['blocks/0/attention/weights']
+  ).features['blocks/0/attention/weights'])(params)
   assert weights.shape == (4, 2, 5, 5)
   np.testing.assert_allclose(weights.sum(-1), 1, 1e-5)
