@@ -11,6 +11,9 @@ import socket
 import subprocess
 import sys
 
+if __name__ == '__main__':
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 import interrupted
 import jax
 from jax.sharding import PartitionSpec
@@ -26,14 +29,14 @@ INFO = data.Info('tiny', 10, (8, 8, 1), (0.5,), (0.5,), (), {})
 RULES = (('head/kernel', (None, 'model')), ('head/bias', ('model',)),
          (r'conv/kernel', (None, None, None, 'model')))
 STEPS = 5
-CHANGES = {'loop.steps': STEPS, 'loop.save_every': 3, 'loop.log_every': 2,
-           'optimizer.schedule.name': ''}
 
 
-def config(data=-1, model=1, rules=()):
+def spec_of(data=-1, model=1, rules=()):
   """BatchNorm, dropout, mixup, momentum and average."""
-  return interrupted.config(**CHANGES | {
-      'mesh.data': data, 'mesh.model': model, 'sharding': rules})
+  return interrupted.single(
+      loop=dict(steps=STEPS, save_every=3, log_every=2),
+      optimizer=dict(schedule=dict(name='')),
+      mesh=dict(data=data, model=model), sharding=rules)
 
 
 def batch_of(step):
@@ -43,7 +46,7 @@ def batch_of(step):
 
 
 class Stream:
-  """Batches that hang on the step, in the manner of `data.stream`."""
+  """Batches that depend on the step, as those of `data.stream`."""
 
   def __init__(self):
     self.at = 0
@@ -62,34 +65,36 @@ class Stream:
 def trained(session, state=None, stream=None, steps=STEPS, **kw):
   return train.fit(
       session.step, session.init() if state is None else state,
-      stream or Stream(), session.settings, steps=steps,
-      put=train.putter(session.mesh), **kw)
+      stream or Stream(), session.inputs, steps=steps,
+      shard_batch=train.make_shard_batch(session.mesh), **kw)
 
 
-def close(found, want, rtol=1e-4):
+def close(got, want, rtol=1e-4):
   """To `rtol` of the largest entry of each array."""
+  got, want = core.flatten(got), core.flatten(want)
+  assert got.keys() == want.keys()
   for name in want:
     size = np.abs(np.asarray(want[name])).max()
-    np.testing.assert_allclose(found[name], want[name], rtol=rtol,
+    np.testing.assert_allclose(got[name], want[name], rtol=rtol,
                                atol=rtol * size, err_msg=name)
 
 
 @pytest.fixture(scope='module')
 def alone():
   """`(session, last state on the host)` of one device."""
-  session = train.make_session(config(data=1), INFO)
+  session = train.make_session(spec_of(data=1), INFO)
   assert session.mesh.size == 1
   return session, jax.device_get(trained(session))
 
 
 @pytest.fixture(scope='module')
 def eight():
-  return train.make_session(config(), INFO)
+  return train.make_session(spec_of(), INFO)
 
 
 @pytest.fixture(scope='module')
 def sharded():
-  return train.make_session(config(data=4, model=2, rules=RULES), INFO)
+  return train.make_session(spec_of(data=4, model=2, rules=RULES), INFO)
 
 
 def test_eight_devices(alone, eight):
@@ -98,7 +103,7 @@ def test_eight_devices(alone, eight):
   _, want = alone
   close(state.params, want.params)
   close(state.stats, want.stats)
-  close(state.slow['params'], want.slow['params'])
+  close(state.ema, want.ema)
   start = jax.device_get(eight.init())
   jax.tree.map(np.testing.assert_array_equal, start,
                jax.device_get(alone[0].init()))  # the same from the first bit
@@ -157,13 +162,15 @@ def test_mesh_of_the_first_devices():
   assert train.make_mesh(model=4).shape == {'data': 2, 'model': 4}
 
 
-@pytest.mark.parametrize('rules,said', [
+@pytest.mark.parametrize('rules,message', [
     ((('head/bias', ('modle',)),), "Did you mean 'model'"),
     ((('head/kernel', ('model', None)), ('bias', ('data',))),
-     'not divisible')])
-def test_rules_that_do_not_fit(rules, said):
-  with pytest.raises(core.UserError, match=said):
-    train.make_session(config(data=4, model=2, rules=rules), INFO)
+     'not divisible'),
+    ((('kernel', (None, 'model')), ('kernel', (None, None, 'model'))),
+     "'kernel' with 3 axes matches nothing")])
+def test_rules_that_do_not_fit(rules, message):
+  with pytest.raises(core.UserError, match=message):
+    train.make_session(spec_of(data=4, model=2, rules=rules), INFO)
 
 
 def test_initialize_refuses():
@@ -173,7 +180,7 @@ def test_initialize_refuses():
 
 
 def launch(workdir):
-  """Both processes of a run; their statuses and what they said."""
+  """Statuses and outputs of both processes of a run."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
@@ -184,11 +191,11 @@ def launch(workdir):
       env=environment, text=True, stdout=subprocess.PIPE,
       stderr=subprocess.PIPE) for i in range(2)]
   try:
-    said = [p.communicate(timeout=120) for p in both]
+    outputs = [p.communicate(timeout=120) for p in both]
   finally:
     for process in both:
       process.kill()
-  return [p.returncode for p in both], said
+  return [p.returncode for p in both], outputs
 
 
 def test_two_processes(tmp_path):
@@ -198,17 +205,17 @@ def test_two_processes(tmp_path):
   except OSError:
     pytest.skip(f'the name of this machine, {socket.gethostname()!r}, has no '
                 'address: add it to /etc/hosts')
-  statuses, said = launch(tmp_path / 'two')
-  assert statuses == [0, 0], said
-  found, other = (json.loads(out.splitlines()[-1]) for out, _ in said)
-  assert found['devices'] == other['devices'] == 2
-  assert found['metrics'] == other['metrics']
+  statuses, outputs = launch(tmp_path / 'two')
+  assert statuses == [0, 0], outputs
+  first, other = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
+  assert first['devices'] == other['devices'] == 2
+  assert first['metrics'] == other['metrics']
   # Of the second process there are only its parts of the checkpoint.
   assert other['written'] == ['.writable1'], other['written']
   assert {'config.json', 'card.json', 'metrics.jsonl', 'predictions.npz',
-          'curves.png'} <= set(found['written'])
+          'curves.png'} <= set(first['written'])
 
-  interrupted.run(tmp_path / 'one', **CHANGES | {'mesh.data': 2})
+  train.run(spec_of(data=2), tmp_path / 'one')
   two, one = (checkpoint.read(tmp_path / n, STEPS) for n in ('two', 'one'))
   close(two.model['params'], one.model['params'])
   close(two.model['stats'], one.model['stats'])
@@ -221,14 +228,14 @@ def test_two_processes(tmp_path):
                for k in a.keys() - {'split', 'accuracy'})
   with np.load(tmp_path / 'two' / 'predictions.npz') as a, np.load(
       tmp_path / 'one' / 'predictions.npz') as b:
-    close(a, b)
+    close(dict(a), dict(b))
 
-  # One process takes over what two have saved: model and optimiser.
-  c = interrupted.config(**CHANGES)
-  splits = data.load(c.data)
-  session = train.make_session(c, splits.info)
-  stream = train.open_stream(c, splits.train, session.mesh)
-  key = checkpoint.config_hash(json.loads(c.to_json()))
+  # One process takes over what two have saved: model and optimizer.
+  spec = spec_of(data=1)
+  splits = data.load(spec.data)
+  session = train.make_session(spec, splits.info)
+  stream = train.open_stream(spec, splits.train, session.mesh)
+  key = checkpoint.config_hash(core.spec.to_json(spec))
   with checkpoint.Run(tmp_path / 'two', config=key) as run:
     state = train.resume(run, session.init(), stream)
   assert stream.get_state() == dict(next_index=STEPS)
@@ -251,7 +258,7 @@ def main(workdir, port, process):
                     if name.endswith('.part') else name)
   sys.addaudithook(hook)
   interrupted.use_cache()
-  metrics = interrupted.run(workdir, **CHANGES | {'mesh.data': -1})
+  metrics = train.run(spec_of(), workdir)
   print(json.dumps(dict(devices=jax.device_count(), metrics=metrics,
                         written=sorted(written - {'checkpoints'}))))
 

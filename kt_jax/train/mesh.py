@@ -79,12 +79,12 @@ def shard_state(mesh: jax.sharding.Mesh, rules: Rules, abstract) -> Any:
             raise core.UserError(
                 f'sharding rule {pattern!r}: a dimension of {path} {x.shape} '
                 f'is not divisible by {axis!r} ({mesh.shape[axis]}).')
-        used.add(pattern)
+        used.add((pattern, tuple(axes)))
         return NamedSharding(mesh, PartitionSpec(*axes))
     return NamedSharding(mesh, PartitionSpec())
   shardings = jax.tree_util.tree_map_with_path(leaf, abstract)
   for pattern, axes in rules:
-    if pattern not in used:
+    if (pattern, tuple(axes)) not in used:
       raise core.UserError(
           f'sharding rule {pattern!r} with {len(axes)} axes matches nothing '
           'that an earlier rule leaves.')
