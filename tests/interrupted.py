@@ -7,33 +7,47 @@ import pathlib
 import signal
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-  sys.path.insert(0, str(ROOT))
-
 STEPS, SAVE = 12, 4
 
 
-def config(**changes):
-  """All that has state: BatchNorm, dropout, momentum, average, random data."""
-  from configs import common
-  c = common.supervised()
-  c.model = dict(name='convnet', kw=dict(widths=(4, 8), dropout=0.3))
-  c.batch.size, c.batch.mixup, c.batch.cutmix = 32, 0.2, 0.5
-  c.batch.augment = dict(shift=dict(pixels=1), noise=dict(std=0.05))
-  c.terms.task = common.term('cross_entropy', warmup=3)
-  c.optimizer.kw = dict(momentum=0.9)
-  c.optimizer.weight_decay = 1e-3
-  c.optimizer.schedule = dict(name='cosine_decay_schedule', kw={})
-  c.loop = dict(steps=STEPS, log_every=5, save_every=SAVE, keep=2)
-  c.train.ema = 0.9
-  c.mesh = dict(data=1, model=1)
-  c.update_from_flattened_dict(changes)
-  return c
+def single(**changes):
+  """A student with BatchNorm, dropout, momentum, average, random data."""
+  from kt_jax import core
+  from kt_jax import train
+  spec = train.Training(
+      model=train.Model('convnet', dict(widths=(4, 8), dropout=0.3)),
+      batch=train.Batch(32, dict(shift=dict(pixels=1), noise=dict(std=0.05)),
+                        mixup=0.2, cutmix=0.5),
+      terms=dict(task=train.LossTerm('cross_entropy', warmup=3)),
+      optimizer=train.Optimizer(
+          l2=1e-3, kw=dict(momentum=0.9),
+          schedule=train.Schedule('cosine_decay_schedule')),
+      loop=train.Loop(STEPS, log_every=5, save_every=SAVE, keep=2),
+      train=train.Step(ema=0.9), mesh=train.Mesh(1))
+  return core.spec.change(spec, changes)
+
+
+def spec(**changes):
+  """All that has state: besides, a teacher that learns with its own optimizer,
+  and a module that remembers examples."""
+  from kt_jax import core
+  from kt_jax import train
+  players = dict(
+      teachers=dict(peer=train.Teacher(kind='online', model=train.Model(
+          'convnet', dict(widths=(4,), dropout=0.2)))),
+      modules=dict(memory=train.Module('ContrastiveMemory', dict(
+          width=6, negatives=9))),
+      optimizers=dict(peer=train.Optimizer('adam', 3e-3),
+                      memory=train.Optimizer('sgd', 0.05)),
+      terms=dict(
+          crd=train.LossTerm('crd', weight=0.3, teacher='peer', taps='pool',
+                             module='memory'),
+          peer=train.LossTerm('cross_entropy', student='peer')))
+  return core.spec.change(core.spec.change(single(), players), changes)
 
 
 def use_cache():
-  """What one process compiled the others need not."""
+  """What one process compiles the others need not compile."""
   import jax
   jax.config.update('jax_compilation_cache_dir',
                     os.path.join(os.environ['KT_JAX_CACHE'], 'resume_test'))
@@ -41,15 +55,15 @@ def use_cache():
 
 
 def run(workdir, **changes):
-  """`pretrain.run`, whole or resumed."""
-  from experiments import pretrain
-  return pretrain.run(config(**changes), workdir)
+  """`train.run`, whole or resumed."""
+  from kt_jax import train
+  return train.run(spec(**changes), workdir)
 
 
 def at_batch(step, action):
   """`action()` when the run asks for the batch of update `step`."""
-  from kt_jax import train
-  opened = train.open_stream
+  from kt_jax.train import image_run
+  open_stream = image_run.open_stream
 
   class Stream:
 
@@ -62,8 +76,8 @@ def at_batch(step, action):
         action()
       return next(self._stream)
 
-  train.open_stream = lambda *args: Stream(opened(*args))
-  return lambda: setattr(train, 'open_stream', opened)
+  image_run.open_stream = lambda *args: Stream(open_stream(*args))
+  return lambda: setattr(image_run, 'open_stream', open_stream)
 
 
 def at_rename(name, action):
@@ -108,5 +122,6 @@ def main(workdir, how, step):
 
 
 if __name__ == '__main__':
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   sys.exit(main(*sys.argv[1:]))
