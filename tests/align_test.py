@@ -168,6 +168,28 @@ def test_weight_matching_against_all_permutations():
   assert max(reached) == pytest.approx(max(every.values()), rel=1e-12)
 
 
+@pytest.mark.parametrize('iterations', [1, 2, 100])
+@pytest.mark.parametrize('seed', [0, 3])
+def test_weight_matching_sweep_by_sweep(seed, iterations):
+  """Against sweeps over all permutations of a group, in the same order."""
+  a, b = mlp(0, (5, 5, 4, 3)), mlp(1, (5, 5, 4, 3))
+  order = {'one': np.arange(5), 'two': np.arange(4)}
+  random = np.random.default_rng(seed)
+  value = lambda name, p: product(align.permute(
+      a, SPEC, order | {name: np.array(p)}), b)
+  for _ in range(iterations):
+    before = dict(order)
+    for n in random.permutation(2):
+      name = ('one', 'two')[n]
+      order[name] = np.array(max(itertools.permutations(order[name]),
+                                 key=lambda p, name=name: value(name, p)))
+    if all((before[name] == order[name]).all() for name in order):
+      break
+  got = align.weight_matching(a, b, SPEC, seed=seed, iterations=iterations)
+  for name in order:
+    np.testing.assert_array_equal(got[name], order[name])
+
+
 def test_weight_matching_of_a_group_twice_in_a_leaf():
   """Quadratic: at least it never loses, and finds what is planted."""
   r = np.random.default_rng(0)
@@ -247,6 +269,44 @@ def test_optimal_transport_undoes_a_permutation():
     back = align.transport(moved, spec, maps)
     for path in leaves:
       np.testing.assert_array_equal(back[path], leaves[path])
+
+
+@pytest.mark.parametrize('incoming', ['columns', 'rows'])
+def test_transport_is_a_sum_over_units(incoming):
+  """Of any maps, to other widths; heads are blocks of three."""
+  r = np.random.default_rng(0)
+  tree = {'w': r.normal(size=(4, 6)), 'n': r.normal(size=6).astype(np.float32),
+          'out': r.normal(size=(6, 4)), 'step': np.arange(3)}
+  spec = {'w': ('u', ('h', 3)), 'n': (('h', 3),), 'out': (('h', 3), 'u'),
+          'step': (None,)}
+  maps = {'u': r.random((4, 5)), 'h': r.random((2, 3))}
+  maps = {name: m / m.sum(0) for name, m in maps.items()}
+  into = {name: m if incoming == 'columns' else m / m.sum(1, keepdims=True)
+          for name, m in maps.items()}  # for axes that are inputs
+  heads = lambda x: x.reshape(*x.shape[:-1], 2, 3)
+  want = {
+      'w': np.einsum('uhk,uv,hg->vgk', heads(tree['w']), into['u'], maps['h']
+                     ).reshape(5, 9),
+      'n': np.einsum('hk,hg->gk', heads(tree['n']), maps['h']).ravel(),
+      'out': np.einsum('hku,hg,uv->gkv', tree['out'].reshape(2, 3, 4),
+                       into['h'], maps['u']).reshape(9, 5),
+      'step': tree['step']}
+  got = align.transport(tree, spec, maps, incoming=incoming)
+  for path, leaf in want.items():
+    assert got[path].dtype == tree[path].dtype
+    np.testing.assert_allclose(got[path], leaf, rtol=1e-6)
+
+
+def test_optimal_transport_by_features_is_the_assignment():
+  r = np.random.default_rng(0)
+  features = [{'one': r.normal(size=(9, 7)), 'two': r.normal(size=(9, 2, 6))}
+              for _ in 'ab']
+  maps = align.optimal_transport(mlp(0), mlp(1), SPEC, features_a=features[0],
+                                 features_b=features[1])
+  for name, plan in maps.items():
+    a, b = (f[name].reshape(-1, f[name].shape[-1]).T for f in features)
+    i, j = optimize.linear_sum_assignment(distance.cdist(a, b))
+    np.testing.assert_array_equal(plan, np.eye(len(j))[j[np.argsort(i)]])
 
 
 def duplicated(a):

@@ -141,6 +141,11 @@ def test_to_float(dtype, want):
   assert core.to_float(jnp.ones(2, dtype)).dtype == want
 
 
+def test_to_float_keeps_double_precision():
+  with jax.enable_x64(True):
+    assert core.to_float(jnp.ones(2, jnp.float64)).dtype == jnp.float64
+
+
 def test_check_logits():
   core.check_logits('fn', student_logits=np.ones((2, 3)))
   core.check_logits('fn', student_logits=np.ones(3), teacher_logits=np.ones(3))
@@ -149,6 +154,45 @@ def test_check_logits():
   with pytest.raises(ValueError, match=r'teacher_logits.*\(3,\).*\(2, 3\)'):
     core.check_logits('fn', student_logits=np.ones((2, 3)),
                       teacher_logits=np.ones(3))
+
+
+def test_check_positive():
+  core.check_positive('fn', scale=0.5, each=np.array([0.1, 2.0]))
+  jax.jit(lambda x: core.check_positive('fn', scale=x))(-1.0)
+  for value in (0, -0.5, float('nan'), np.array([1.0, 0.0])):
+    with pytest.raises(core.UserError, match='fn: scale must be > 0, got'):
+      core.check_positive('fn', steps=1, scale=value)
+
+
+def test_check_fraction():
+  core.check_fraction('fn', a=0, b=1, c=0.3)
+  jax.jit(lambda x: core.check_fraction('fn', share=x))(2.0)
+  for value in (-0.1, 1.1, float('nan')):
+    with pytest.raises(core.UserError, match=r'fn: share must be in \[0, 1\]'):
+      core.check_fraction('fn', other=0.5, share=value)
+
+
+def test_reverse_gradient():
+  x = jnp.asarray([1.0, -2.0])
+  def total(x, scale):
+    y = core.reverse_gradient(x, scale)
+    return jnp.sum(y**2), y
+  grads, y = jax.jit(jax.grad(total, (0, 1), has_aux=True))(x, 0.3)
+  np.testing.assert_array_equal(y, x)
+  np.testing.assert_allclose(grads[0], -0.3 * 2 * x)
+  assert grads[1] == 0
+
+
+def test_rows_of_a_matrix():
+  """Length one and roots, with gradient 0 where they have none."""
+  x = np.array([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]], np.float32)
+  np.testing.assert_allclose(core.unit(x), [[0.6, 0.8], [0, 0], [1, 0]])
+  np.testing.assert_allclose(core.unit(x[:1], (0, 1)), [[0.6, 0.8]])
+  np.testing.assert_allclose(core.dot(x, 2 * x)[0], [50, 0, 6e-30])
+  for fn in (core.unit, core.root):
+    grad = jax.grad(lambda x, fn=fn: jnp.sum(fn(x)))(x)
+    assert np.isfinite(grad).all() and not grad[1].any()
+  np.testing.assert_allclose(core.root(jnp.asarray([4.0, 0.0])), [2, 0])
 
 
 def test_paths():

@@ -369,6 +369,10 @@ def test_scale_by_token():
     close(got[b], tune(**p, scale=scale[b])[b])
   close(tune(**p | {'base_logits': got}, scale=-scale),
         special.log_softmax(p['base_logits'], axis=-1))
+  # Where its weight is 0, an expert's mask has no effect.
+  p['expert_logits'][:, 5] = -np.inf
+  got = tune(**p, scale=scale)
+  np.testing.assert_array_equal(np.isneginf(got[:, 5]), scale > 0)
 
 
 def test_nucleus():
@@ -544,6 +548,19 @@ def test_joint_grid():
   for b in range(B):
     f = objectives('dlf_joint', b, tries)
     close(weight[:, b], tries[np.argmin(f)], atol=1e-6)
+
+
+def test_weights_have_no_gradient():
+  """The gradient is that of emulated fine-tuning at these weights."""
+  p = pool('dlf')
+  r = np.random.default_rng(0).normal(size=(B, V))
+  def total(p):
+    log_p, weight = fuse.dynamic_logit_fusion(**p)
+    return jnp.sum(r * log_p), weight
+  def at(p, scale):
+    return jnp.sum(r * fuse.emulated_fine_tuning(**p, scale=scale))
+  grads, weight = jax.jit(jax.grad(total, has_aux=True))(p)
+  close(grads, jax.jit(jax.grad(at))(p, weight), atol=1e-4)
 
 
 def test_one_of_several_is_one():

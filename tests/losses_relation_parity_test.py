@@ -233,6 +233,13 @@ def test_class_relation_without_novelty():
         losses.kd(s[:, :4], t, temperature=tau) + entropy, rtol=1e-4)
 
 
+def test_squared_distances_of_rows_equal_up_to_rounding():
+  x = np.array([[1, 2], [1 + 1.2e-7, 2], [1 + 1e-4, 2]], np.float32)
+  square = np.asarray(core.squared_distances(x))
+  assert square[0, 1] == square[1, 0] == 0
+  close(square[0, 2], 1e-8, rtol=1e-2, atol=0)
+
+
 def test_squared_distances():
   """Value and both derivatives, at a point far from the origin."""
   x = A['s'] + 100

@@ -199,10 +199,13 @@ def both(fn):
 def test_linear_head_is_the_loss_on_logits(loss):
   fn, settings = getattr(losses, loss), FREE[loss]
   spoiled = lambda x: jnp.where(VALID[..., None], x, jnp.nan)
+  weight = None if loss == 'cross_entropy' else WEIGHT
   got = both(lambda h, head: losses.linear_head(
-      fn, h, head, spoiled(H2), HEAD2, jnp.where(VALID, IDS, -1), VALID, WEIGHT,
+      fn, h, head, spoiled(H2), HEAD2, jnp.where(VALID, IDS, -1), VALID, weight,
       chunk=8, block=3, student_softcap=2.0, teacher_softcap=3.0, **settings))
-  want = both(lambda h, head: plain(fn, h, head, caps=(2.0, 3.0), **settings))
+  want = both(lambda h, head: plain(
+      fn, h, head, weight=1.0 if weight is None else weight, caps=(2.0, 3.0),
+      **settings))
   got, want = jax.jit(lambda h, bad, head: (got(bad, head), want(h, head)))(
       H, spoiled(H), HEAD)
   jax.tree.map(lambda g, w: close(g, w, 1e-4, 1e-6), got, want)

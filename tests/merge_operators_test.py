@@ -243,6 +243,202 @@ def test_sharded_leaf_keeps_sharding(name, kind):
   close(np.asarray(got), plain(name))
 
 
+# Formulas, in float64 and written otherwise. No weights that add up to one, no
+# setting at its default.
+UNEVEN = np.asarray([0.7, 0.2, 0.5])
+flat = lambda x: x.reshape(len(x), -1)
+angle = lambda x, y: np.arccos(np.sum(x * y) / np.sqrt(
+    np.sum(x * x) * np.sum(y * y)))
+
+
+def along_arc(x, y, t, a=None):
+  a = angle(x, y) if a is None else a
+  return (np.sin((1 - t) * a) * x + np.sin(t * a) * y) / np.sin(a)
+
+
+def slerp_rows(b, m, w):
+  """Columns of the leaf, each along its own arc."""
+  d = m - b
+  t = w[1] / (w[0] + w[1])
+  return b + np.stack([along_arc(d[0, :, j], d[1, :, j], t) for j in range(N)],
+                      1)
+
+
+def mean_direction(b, m, w, short):
+  d = flat(m - b)
+  size = np.linalg.norm(d, axis=1)
+  share = w / w.sum()
+  u = np.where(size[:, None] <= short, 0, d / size[:, None])
+  length = share @ np.where(size <= short, 0, size)
+  total = share @ u
+  return b + (length * total / np.linalg.norm(total)).reshape(b.shape)
+
+
+def karcher(b, m, w, origin, steps, short=0.0):
+  d = flat(m - origin)
+  size = np.linalg.norm(d, axis=1)
+  some = size > short
+  u = d[some] / size[some, None]
+  share = w[some] / w[some].sum()
+  x = share @ u
+  x /= np.linalg.norm(x)
+  for _ in range(steps):
+    dots = u @ x
+    tangents = np.arccos(dots)[:, None] * (u - dots[:, None] * x) / np.sqrt(
+        1 - dots**2)[:, None]
+    step = share @ tangents
+    x = np.cos(np.linalg.norm(step)) * x + np.sinc(
+        np.linalg.norm(step) / np.pi) * step
+  length = (w / w.sum())[some] @ size[some]
+  return origin + (length * x).reshape(b.shape)
+
+
+def stock(b, m, w, axis):
+  """From the shell: the foot of the perpendicular, by pairs of models."""
+  share = w / w.sum()
+  def one(d):
+    pairs = [(i, j) for i in range(T) for j in range(T) if i != j]
+    cosine = sum(share[i] * share[j] * np.cos(angle(d[i], d[j]))
+                 for i, j in pairs) / sum(share[i] * share[j] for i, j in pairs)
+    count = 1 / np.sum(share**2)
+    return count * cosine / (1 + (count - 1) * cosine)
+  d = m - b
+  t = one(d) if axis is None else np.stack([one(d[:, :, j]) for j in range(N)])
+  return (1 - t) * b + t * np.tensordot(share, m, 1)
+
+
+def select_erase(b, m, w, topk):
+  d, out = m - b, b.copy()
+  var = d.var(0)
+  kept = var >= np.sort(var.ravel())[-int(topk * var.size)]
+  energy = w * np.sum(np.where(kept, d, 0)**2, (1, 2))
+  for at in zip(*np.nonzero(kept)):
+    sign = 1 if w @ d[(slice(None), *at)] >= 0 else -1
+    some = [t for t in range(T) if sign * d[(t, *at)] > 0]
+    out[at] += sum(energy[t] * d[(t, *at)] for t in some) / sum(
+        energy[t] for t in some)
+  return out
+
+
+def certain(b, m, w, floor, first_only):
+  del b
+  f = np.asarray(A['fisher'], np.float64).copy()
+  f[:1 if first_only else T] = np.maximum(f[:1 if first_only else T], floor)
+  return np.einsum('t,tij,tij->ij', w, f, m) / np.einsum('t,tij->ij', w, f)
+
+
+def regressed(b, m, w, alpha, ridge):
+  """Rows of ridge regression for each output; the ridge pulls to the mean."""
+  del b
+  share = w / w.sum()
+  g = np.asarray(GRAMS, np.float64)
+  g = np.stack([alpha * x + (1 - alpha) * np.diag(np.diag(x)) for x in g])
+  g = share[:, None, None] * g
+  pull = ridge * np.trace(g.sum(0)) / M
+  return np.linalg.solve(
+      g.sum(0) + pull * np.eye(M),
+      sum(x @ v for x, v in zip(g, m)) + pull * np.tensordot(share, m, 1))
+
+
+def triplets(d, weight=1.0):
+  u, s, v = np.linalg.svd(d)
+  return [(abs(weight) * x, weight * x * np.outer(u[:, k], v[k]))
+          for k, x in enumerate(s)]
+
+
+def truncated(b, m, w, rank):
+  return b + sum(c * sum(x for _, x in triplets(y)[:rank])
+                 for c, y in zip(w, m - b))
+
+
+def pooled(b, m, w, count):
+  every_one = [x for c, y in zip(w, m - b) for x in triplets(y, c)]
+  return b + sum(x for _, x in sorted(every_one, key=lambda x: -x[0])[:count])
+
+
+def whitened(b, m, w, rank):
+  """(U (U'U)^-1/2) diag (V (V'V)^-1/2)' of the leading triplets."""
+  parts = [np.linalg.svd(d) for d in m - b]
+  u = np.concatenate([p[0][:, :rank] for p in parts], 1)
+  v = np.concatenate([p[2][:rank].T for p in parts], 1)
+  s = np.concatenate([c * p[1][:rank] for c, p in zip(w, parts)])
+  def white(x):
+    values, vectors = np.linalg.eigh(x.T @ x)
+    return x @ vectors @ np.diag(values**-0.5) @ vectors.T
+  return b + white(u) @ np.diag(s) @ white(v).T
+
+
+def fused(b, m, w):
+  def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True) + 1e-8
+  p, q = softmax(m[0]), softmax(b)
+  size = np.abs(m[0] - b) * np.sum(p * np.log(p / q), -1, keepdims=True)
+  s = np.sort(size.ravel())
+  first, middle, third = (s[int(x * (s.size - 1))] for x in (0.25, 0.5, 0.75))
+  return np.where(size >= middle + 1.5 * (third - first),
+                  b + w[0] * (m[0] - b), b)
+
+
+FORMULAS = {
+    'slerp: weight': (dict(), lambda b, m, w: along_arc(b, m[0], w[0])),
+    'slerp: short': (dict(eps=100.0), lambda b, m, w: along_arc(
+        b, m[0], w[0], np.pi / 2)),
+    'slerp: line': (dict(dot_threshold=1e-4), lambda b, m, w: (
+        1 - w[0]) * b + w[0] * m[0]),
+    'nuslerp: axis': (dict(axis=0), slerp_rows),
+    'nuslerp: line': (dict(eps=0.999), lambda b, m, w: (
+        w[0] * m[0] + w[1] * m[1]) / (w[0] + w[1])),
+    'multislerp: short': (dict(eps=0.5), lambda b, m, w: mean_direction(
+        b, m, w, 0.5)),
+    'multislerp: cancel': (dict(eps=100.0), lambda b, m, w: np.tensordot(
+        w / w.sum(), m, 1)),
+    'karcher: base': (dict(origin='base', max_iter=2), lambda b, m, w: karcher(
+        b, m, w, b, 2)),
+    'karcher: short': (dict(tol=0.5, origin='base'), lambda b, m, w: karcher(
+        b, m, w, b, 0, 0.5)),
+    'model_stock': (dict(clip=False), lambda b, m, w: stock(b, m, w, None)),
+    'model_stock: axis': (dict(axis=0, clip=False), lambda b, m, w: stock(
+        b, m, w, 0)),
+    'nearswap': (dict(t=0.4), lambda b, m, w: b + w[0] * np.clip(
+        m[0] - b, -0.4, 0.4)),
+    'passthrough': (dict(scale=0.3), lambda b, m, w: 0.3 * w[0] * m[0]),
+    'arcee_fusion': ({}, fused),
+    'sce': (dict(select_topk=0.4), lambda b, m, w: select_erase(b, m, w, 0.4)),
+    'fisher': (dict(floor=0.5), lambda b, m, w: certain(b, m, w, 0.5, False)),
+    'fisher: first': (dict(floor=0.5, floor_first_only=True),
+                      lambda b, m, w: certain(b, m, w, 0.5, True)),
+    'regmean': (dict(alpha=0.3, ridge=0.05), lambda b, m, w: regressed(
+        b, m, w, 0.3, 0.05)),
+    'regmean: single': (dict(alpha=0.3, ridge=1e-9, double=False),
+                        lambda b, m, w: regressed(b, m, w, 0.3, 1e-4)),
+    'svd_truncate': (dict(rank=0.4), lambda b, m, w: truncated(b, m, w, 2)),
+    'task_singular_vectors': (dict(rank=0.2), lambda b, m, w: whitened(
+        b, m, w, 1)),
+    'task_singular_vectors: default': ({}, lambda b, m, w: whitened(
+        b, m, w, N // T)),
+    'multi_source_svd': (dict(components=0.9), lambda b, m, w: pooled(
+        b, m, w, 5)),
+}
+
+
+@pytest.mark.parametrize('name', FORMULAS)
+def test_formulas(name):
+  settings, formula = FORMULAS[name]
+  base, models = A['base'], A['models']
+  if name.endswith(': short'):  # the last task vector
+    models = models.at[2].set(base + 0.05 * (models[2] - base))
+  name = name.partition(':')[0]
+  limit, extras = TAKES[name]
+  weight = UNEVEN[:limit] * np.where(name.startswith('multi_'), [1, -1, 1], 1)[
+      :limit]
+  got = run(name, base, models[:limit], jnp.asarray(weight, jnp.float32),
+            extras, **settings)
+  want = formula(*(np.asarray(x, np.float64) for x in (
+      base, models[:limit], weight)))
+  close(got, want, 1e-4, 1e-5)
+
+
 # Theorems.
 
 

@@ -141,7 +141,7 @@ def test_sharded_leaf_keeps_sharding(name, kind):
   np.testing.assert_allclose(np.asarray(got), want['a'], rtol=1e-6, atol=1e-6)
 
 
-def test_draws_hang_on_the_path_alone():
+def test_draws_depend_on_the_path_alone():
   run, trees = lifted('dare')
   trees = [dict(a=t['a'], b=t['a']) for t in trees]
   want = run(trees)
@@ -236,6 +236,103 @@ def test_parity_with_mergekit(case, monkeypatch):
     # What mergekit keeps on tiny shares of a row we do, and one entry more.
     np.testing.assert_allclose(got, stored[f'out/{case}/{shape}'], rtol=2e-6,
                                atol=1e-6, err_msg=f'{case} {shape}')
+
+
+# Formulas, in float64 and entry by entry: defaults, and what mergekit lacks.
+
+
+def kept(d, density, gamma):
+  """Of one row: the magnitudes in the middle stay."""
+  order = np.argsort(-np.abs(d))
+  stay = max(1, int(density * d.size)) if density else 0
+  drop = min(int(gamma * d.size), d.size - stay)
+  mask = np.zeros(d.size, bool)
+  mask[order[drop:drop + stay]] = True
+  return mask
+
+
+def rank_share(d, density, epsilon):
+  rank = np.empty(d.size)
+  rank[np.argsort(np.abs(d))] = np.arange(d.size)
+  return density + epsilon * (2 * rank / (d.size - 1) - 1)
+
+
+def by_rows(fn, d, axis):
+  return (fn(d.ravel()).reshape(d.shape) if axis is None
+          else np.apply_along_axis(fn, axis, d))
+
+
+def trimmed(op, base, models, weight, uniform, *, density, gamma=0.0,
+            epsilon=0.0, axis=None, rescale='none', elect='none',
+            normalize=False, scale=1.0):
+  """Any of the operators; the settings are the defaults of none of them."""
+  axis = -1 if axis == 'row' else axis
+  density, gamma, epsilon = (np.broadcast_to(x, T) for x in (
+      density, gamma, epsilon))
+  moves = []
+  for t, d in enumerate(models - base):
+    p = np.full(d.shape, density[t])
+    if op == 'della':
+      p = by_rows(lambda x, t=t: rank_share(x, density[t], epsilon[t]), d, axis)
+    mask = uniform[t] < p if op in ('dare', 'della') else by_rows(
+        lambda x, t=t: kept(x, density[t], gamma[t]), d, axis)
+    gain = {'none': 1, 'inverse': 1 / p,
+            'l1': np.abs(d).sum() / np.abs(d * mask).sum()}[rescale]
+    moves.append(np.where(mask, gain * d, 0))
+  out = base.copy()
+  for at in np.ndindex(base.shape):
+    votes = [w * x[at] for w, x in zip(weight, moves)]
+    up = sum(votes if elect == 'sum' else np.sign(votes)) >= 0
+    some = [t for t in range(T) if elect == 'none' or (
+        votes[t] > 0 if up else votes[t] < 0)]
+    total = sum(weight[t] for t in some) if normalize else 1
+    out[at] += scale * sum(votes[t] for t in some) / (total or 1)
+  return out
+
+
+TIES = dict(density=0.2, elect='sum', normalize=True)
+CRUMBS = dict(density=0.15, gamma=0.006)
+DARE = dict(density=0.1, rescale='inverse')
+DELLA = dict(density=0.7, epsilon=0.07, axis=-1, rescale='inverse', elect='sum',
+             normalize=True)
+FORMULAS = {  # operator, its defaults, other settings
+    'ties': ('ties', TIES, {}),
+    'ties count': ('ties', TIES, dict(
+        density=(0.3, 0.5, 0.9), elect='count', normalize=False,
+        rescale='inverse', scale=0.7)),
+    'ties all': ('ties', TIES, dict(density=0.4, elect='none', scale=1.3)),
+    'breadcrumbs': ('breadcrumbs', CRUMBS, {}),
+    'breadcrumbs rows': ('breadcrumbs', CRUMBS, dict(
+        density=0.4, gamma=(0.2, 0.1, 0.3), axis='row', rescale='l1',
+        elect='count', normalize=True, scale=0.7)),
+    'breadcrumbs columns': ('breadcrumbs', CRUMBS, dict(
+        density=0.5, gamma=0.1, axis=0, rescale='inverse', elect='sum')),
+    'dare': ('dare', DARE, {}),
+    'dare count': ('dare', DARE, dict(
+        density=(0.3, 0.6, 0.8), elect='count', normalize=True, scale=0.7)),
+    'dare mean': ('dare', DARE, dict(density=0.4, rescale='l1',
+                                     normalize=True)),
+    'della': ('della', DELLA, {}),
+    'della columns': ('della', DELLA, dict(
+        density=0.5, epsilon=(0.1, 0.3, 0.2), axis=0, elect='count',
+        normalize=False, scale=0.7)),
+    'della leaf': ('della', DELLA, dict(axis=None, rescale='none')),
+}
+
+
+@pytest.mark.parametrize('name', FORMULAS)
+def test_formulas(name, monkeypatch):
+  op, defaults, settings = FORMULAS[name]
+  base, models = make(shape=(6, 16))
+  uniform = np.random.default_rng(2).random((T, 6, 16))
+  monkeypatch.setattr(_draw, 'uniform', lambda key, shape, t: uniform[t])
+  weight = [0.6, 1.1, -0.4]
+  fn = functools.partial(getattr(merge, op), **settings)
+  key = [KEY] if op in ('dare', 'della') else []
+  got = jax.jit(lambda *x: fn(*x, *key))(base, models, jnp.asarray(weight))
+  want = trimmed(op, *(np.asarray(x, np.float64) for x in (base, models)),
+                 weight, uniform, **defaults | settings)
+  np.testing.assert_allclose(got, want, 1e-5, 1e-5)
 
 
 # The paper's TIES, over the whole model.

@@ -2,6 +2,7 @@
 import io
 import json
 
+import cmaes
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -138,6 +139,15 @@ def test_coefficients_per_model_are_over_tree(op, settings):
            flat))
 
 
+def test_merge_per_leaf_prefers_exact_paths_then_the_first_regex():
+  got = procedures.merge_per_leaf(merge.linear, BASE, MODELS, {
+      'kernel': [1.0, 0.0, 0.0], 'blocks': [0.0, 1.0, 0.0],
+      'blocks/1/kernel': [0.0, 0.0, 1.0]})
+  same(got, {path: {'blocks/0/kernel': MODELS[0], 'head/kernel': MODELS[0],
+                    'blocks/0/bias': MODELS[1], 'blocks/1/kernel': MODELS[2]
+                    }.get(path, BASE)[path] for path in BASE})
+
+
 def test_merge_per_leaf_rules_and_missing_weights():
   got = procedures.merge_per_leaf(
       merge.linear, BASE, MODELS, {'blocks': [0.0, 1.0, 0.0]},
@@ -206,17 +216,58 @@ def test_learned_coefficients_go_on_from_what_was_saved():
 
 
 def test_objectives():
-  logits = forward(BASE, BATCH['inputs'])
-  p = jax.nn.softmax(logits)
-  np.testing.assert_allclose(
-      procedures.entropy_objective(forward)(BASE, BATCH),
-      -jnp.mean(jnp.sum(p * jnp.log(p), -1)), rtol=1e-5)
-  ce = procedures.cross_entropy_objective(forward)
-  other = dict(BATCH, labels=(BATCH['labels'] + 1) % K)
-  np.testing.assert_allclose(
-      procedures.negation_objective(forward)(
-          BASE, dict(target=BATCH, control=other)),
-      ce(BASE, other) - ce(BASE, BATCH), rtol=1e-5)
+  logits = np.asarray(forward(BASE, BATCH['inputs']), np.float64)
+  log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  ce = lambda labels: -log_p[np.arange(8), labels].mean()
+  labels = np.asarray(BATCH['labels'])
+  other = dict(BATCH, labels=jnp.asarray((labels + 1) % K))
+  entropy = procedures.entropy_objective(forward)
+  cross = procedures.cross_entropy_objective(forward)
+  close = lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5)
+  close(entropy(BASE, BATCH), -np.mean(np.sum(np.exp(log_p) * log_p, 1)))
+  close(cross(BASE, BATCH), ce(labels))
+  close(procedures.negation_objective(forward)(
+      BASE, dict(target=BATCH, control=other)),
+        ce((labels + 1) % K) - ce(labels))
+  close(procedures.task_sum_objective(dict(a=cross, b=entropy))(
+      BASE, dict(a=other, b=BATCH)), cross(BASE, other) + entropy(BASE, BATCH))
+  # A class that is masked out adds nothing.
+  masked = lambda params, x: forward(params, x).at[:, 1].set(-jnp.inf)
+  some = np.delete(logits, 1, 1)
+  p = np.exp(some) / np.exp(some).sum(1, keepdims=True)
+  close(procedures.entropy_objective(masked)(BASE, BATCH),
+        -np.mean(np.sum(p * np.log(p), 1)))
+
+
+def test_descent_by_hand():
+  """Two steps with momentum and weight decay, which reads theta."""
+  descent = procedures.descend(
+      lambda theta, c: jnp.sum(c * theta['x']**2),
+      optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1, momentum=0.5)))
+  x, c, velocity = np.array([1.0, -2.0]), np.array([0.5, 3.0]), 0
+  state = descent.init(dict(x=x))
+  for _ in range(2):
+    state, value = descent.step(state, c)
+    np.testing.assert_allclose(value, np.sum(c * x**2), rtol=1e-6)
+    velocity = 0.5 * velocity + 2 * c * x + 0.3 * x
+    x = x - 0.1 * velocity
+    np.testing.assert_allclose(state.theta['x'], x, rtol=1e-6)
+
+
+def test_coefficients_are_clipped():
+  """Beyond the bounds the gradient is 0, within it is the merge's."""
+  learned = procedures.learned_coefficients(
+      lambda params, batch: jnp.sum(params['x'] * batch), optax.sgd(0.1),
+      merge.task_arithmetic, bounds=(-0.1, 0.25), scale=0.7)
+  base, models = {'x': jnp.ones(2)}, [{'x': jnp.asarray(v)} for v in (
+      [2.0, 4.0], [0.0, 3.0], [5.0, 1.0])]
+  theta = {'': jnp.asarray([0.9, 0.2, -0.5])}
+  near(learned.params(theta, base, models), {
+      'x': 1 + 0.7 * (0.25 * np.array([1.0, 3]) + 0.2 * np.array([-1.0, 2])
+                      - 0.1 * np.array([4.0, 0]))})
+  state, _ = learned.step(learned.init(theta), base, models,
+                          jnp.asarray([1.0, 2.0]))
+  near(state.theta, {'': np.array([0.9, 0.2 - 0.1 * 0.7 * 3, -0.5])})
 
 
 # --- searches ---
@@ -269,6 +320,37 @@ def test_search_goes_on_bit_for_bit(name, save):
   same(saved, middle)  # a step leaves the state that it was given alone
   assert int(whole['generation']) == 7
   np.testing.assert_array_equal(search.ask(whole), search.ask(whole))
+
+
+def test_sep_cma_es_is_that_of_the_package():
+  mean, sigma = np.array([0.2, 0.7, -1.0]), 0.4
+  theirs = cmaes.SepCMA(mean=mean, sigma=sigma, population_size=5)
+  search = procedures.cma_es(mean, sigma, seed=5, diagonal=True, population=5)
+  state = search.init()
+  for generation in range(3):
+    theirs.reseed_rng(np.random.SeedSequence([5, generation]).generate_state(
+        1)[0])
+    want = [theirs.ask() for _ in range(theirs.population_size)]
+    genomes = search.ask(state)
+    np.testing.assert_array_equal(genomes, want)
+    fitness = -np.sum((genomes - 0.3)**2, 1)
+    theirs.tell([(x, -value) for x, value in zip(want, fitness)])
+    state = search.tell(state, genomes, fitness)
+  np.testing.assert_array_equal(state['mean'], theirs.mean)
+
+
+def test_random_search_draws_from_its_distribution():
+  mean, sigma = np.array([0.2, -3.0]), 0.4
+  state = procedures.random_search(mean).init()
+  draw = lambda **kw: procedures.random_search(
+      mean, sigma, population=4000, **kw).ask(state)
+  genomes = draw(seed=2)
+  np.testing.assert_allclose(genomes.mean(0), mean, atol=0.03)
+  np.testing.assert_allclose(genomes.std(0), sigma, atol=0.02)
+  assert not np.array_equal(genomes, draw(seed=3))
+  bounded = draw(bounds=[(0, 0.5), (-4, -1)])
+  np.testing.assert_allclose(bounded.min(0), [0, -4], atol=0.01)
+  np.testing.assert_allclose(bounded.max(0), [0.5, -1], atol=0.01)
 
 
 def test_search_keeps_the_best():
@@ -375,8 +457,9 @@ def test_data_flow_is_the_path_by_hand():
   r = np.random.default_rng(0)
   stacked = dict(kernel=jnp.asarray(r.normal(size=(layers, D, D)), jnp.float32),
                  gain=jnp.asarray(r.normal(size=layers), jnp.float32))
-  flow = procedures.data_flow(block, layers, repeats=repeats, first=2)
+  flow = procedures.data_flow(block, layers, repeats=repeats, first=2, bias=0.2)
   assert flow.path(flow.mean) == [0, 1]
+  np.testing.assert_array_equal(flow.mean, [0.2] * 2 + [-0.2] * 6 + [1] * 16)
   traces = []
   @jax.jit
   def apply(genome, x):
@@ -428,6 +511,18 @@ def test_twin_at_low_rank_is_the_truncated_difference():
                                atol=1e-4)
 
 
+def test_twin_shares_the_scaled_sum():
+  twin = procedures.twin_merging(BASE, MODELS, scale=0.7, rank=0.5)
+  path = 'blocks/0/kernel'
+  np.testing.assert_allclose(
+      twin.shared[path], BASE[path] + 0.7 * sum(
+          m[path] - BASE[path] for m in MODELS), rtol=1e-5, atol=1e-5)
+  assert twin.left[path].shape == (T, D, D // 2)
+  assert twin.left['head/kernel'].shape == (T, D, 1)  # int(0.5 * 3)
+  near(dict(b=twin.whole['blocks/0/bias']), dict(b=jnp.stack([
+      m['blocks/0/bias'] - twin.shared['blocks/0/bias'] for m in MODELS])))
+
+
 def test_twin_each_example_has_its_model():
   twin = procedures.twin_merging(BASE, MODELS, rank=0.5)
   r = np.random.default_rng(0)
@@ -458,6 +553,17 @@ def test_router_learns_who_is_asked():
   assert (weight.argmax(1) == tasks).mean() > 0.9
   jax.tree.map(np.testing.assert_array_equal, standard,
                state.theta['standard'])
+
+
+@pytest.mark.parametrize('kw,want', [
+    (dict(bottom=2, top=1, transition=2, others=0.3),
+     [0, 0, 0.5, 0.5, 1, 0.5, 0.5, 0]),
+    (dict(bottom=0, top=3, transition=1), [0.5, 1, 1, 1, 0.5, 0, 0, 0]),
+    (dict(transition=0), [0] * 5 + [1] + [0] * 2)])
+def test_swap_weights(kw, want):
+  weight = procedures.swap_weights(stack(0), **kw)
+  assert [weight[f'blocks/{i}/w'] for i in range(8)] == want
+  assert weight['embed'] == weight['head'] == kw.get('others', 0.0)
 
 
 def stack(seed, layers=8):
@@ -509,6 +615,8 @@ def test_patches_of_low_rank():
   lora = procedures.apply_patch(MODELS[1], {path: (b, a)})
   cut = procedures.task_patch(tuned, BASE, rank=1)
   assert cut[path][0].shape == (D, 1)
+  assert procedures.task_patch(MODELS[0], BASE, rank=0.5)[path][1].shape == (
+      D // 2, D)
   near(procedures.apply_patch(MODELS[1], cut), lora)
   near(procedures.apply_patch(MODELS[1], procedures.task_patch(tuned, BASE)),
        lora)
@@ -570,6 +678,11 @@ def test_bad_input_is_refused(call, says):
 
 def test_domain_shares():
   """First a softmax; then mass moves to the gap, over a floor; no overflow."""
+  ratios, shares = np.array([1.0, 3.0, 2.0]), np.array([0.5, 0.2, 0.3])
+  psi = shares * np.exp(np.minimum(ratios, 2.5))
+  np.testing.assert_allclose(
+      procedures.domain_shares(ratios, shares, smoothing=0.2, limit=2.5),
+      0.8 * psi / psi.sum() + 0.2 / 3)
   first = procedures.domain_shares([1.0, 2.0], None)
   np.testing.assert_allclose(first[1] / first[0], np.e)
   after = procedures.domain_shares([1.0, 2.0], first, smoothing=0.5)

@@ -200,6 +200,9 @@ def test_gram_is_the_mean_of_products():
   for size in (4, 5):
     got = stats.gram(fn, 2.0, batches(size, images=x, fill=np.nan))
     close(got, want)
+  got = stats.gram(lambda params, x, shift: {'dense': x * params + shift}, 2.0,
+                   [{'images': x[:3]}, {'images': x[3:]}], context=(0.7,))
+  close(got, {'dense': (2 * x + 0.7).T @ (2 * x + 0.7) / N})
   with pytest.raises(core.UserError, match='no examples'):
     stats.gram(fn, 2.0, [])
   with pytest.raises(core.UserError, match="lacks 'images'"):
@@ -212,7 +215,7 @@ def test_merge_operators_are_fed_by_path():
   tree = lambda: {'a/kernel': real(D, K), 'aa/kernel': real(D, K), 'b': real(K)}
   base, trained = tree(), [tree(), tree()]
   squares_ = [jax.tree.map(jnp.square, model) for model in trained]
-  weight = [0.5, 0.5]
+  weight = [0.7, 0.2]
   got = merge.over_tree(merge.fisher, base, trained, weight,
                         rules=stats.as_rules('fisher', squares_))
   both = lambda trees, path: jnp.stack([tree[path] for tree in trees])
@@ -224,9 +227,13 @@ def test_merge_operators_are_fed_by_path():
   grams = [stats.gram(fn, None, [{'images': rows}]) for rows in x]
   got = merge.over_tree(merge.regmean, base, trained, weight, alpha=1.0,
                         rules=stats.as_rules('grams', grams))
-  np.testing.assert_allclose(got['b'], both(trained, 'b').mean(0), 1e-5, 1e-6)
+  share = [7 / 9, 2 / 9]
+  np.testing.assert_allclose(
+      got['b'], share[0] * trained[0]['b'] + share[1] * trained[1]['b'],
+      1e-5, 1e-6)
   kernel = 'aa/kernel'
-  g = [np.asarray(gram[kernel], np.float64) for gram in grams]
+  g = [s * np.asarray(gram[kernel], np.float64)
+       for s, gram in zip(share, grams)]
   want = np.linalg.solve(g[0] + g[1], g[0] @ trained[0][kernel]
                          + g[1] @ trained[1][kernel])
   np.testing.assert_allclose(got[kernel], want, 1e-3, 1e-4)

@@ -78,7 +78,6 @@ def dynamic_logit_fusion(
     weight = best_single(log_p, delta, aims, grid, solver == 'bisection')
   if expert_logits.ndim == base_logits.ndim:
     weight = weight[0]
-  weight = jax.lax.stop_gradient(weight)
   return emulated_fine_tuning(*arrays, scale=weight), weight
 
 

@@ -109,6 +109,11 @@ def jsd(student_logits, teacher_logits, *, beta=0.5, temperature=1.0):
                                    + (1 - beta) * kl(q, mean))
 
 
+def expected_reward(student_logits, labels):
+  p = softmax(student_logits)
+  return -(p * one_hot(labels, p.shape[-1])).sum(-1)
+
+
 def label_smoothing_kd(student_logits, labels, *, temperature=20.0,
                        correct_prob=0.99):
   classes = student_logits.shape[-1]
