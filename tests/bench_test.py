@@ -51,11 +51,12 @@ def test_startup_says_where_the_time_went(tmp_path):
 def test_loop_measures_every_line(tmp_path):
   config = tiny('loop')
   found = bench.run(config, tmp_path)
-  for line in (*loop.ARMS.values(), 'stream alone, 1 threads', 'checkpoint'):
+  for line in (*loop.CASES.values(), 'stream alone, 1 threads', 'checkpoint'):
     assert line in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']['digits']
-  assert set(raw['ms_a_step']) == set(loop.ARMS)
-  for values in [*raw['ms_a_step'].values(), *raw['images_a_second'].values()]:
+  assert set(raw['ms_per_step']) == set(loop.CASES)
+  for values in [*raw['ms_per_step'].values(),
+                 *raw['images_per_second'].values()]:
     assert len(values) == config.settings['repeats']
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
   assert all(map(math.isfinite, numbers(found)))
@@ -65,10 +66,10 @@ def test_loop_measures_every_line(tmp_path):
 def test_distill_measures_every_line(tmp_path):
   config = tiny('distill')
   found = bench.run(config, tmp_path)
-  for line in (what for what, _, _ in distill.ARMS.values()):
+  for line in (what for what, _, _ in distill.CASES.values()):
     assert line in found['table']
   raw = json.loads((tmp_path / 'bench.json').read_text())['raw']
-  assert set(raw['pair']) == set(distill.ARMS)
+  assert set(raw['pair']) == set(distill.CASES)
   assert set(raw['losses']) == {'step', 'step again',
                                 *config.settings['losses']}
   assert all(math.isfinite(x) and x > 0 for x in numbers(raw))
@@ -128,7 +129,7 @@ def test_population_compiles_once_and_scores_as_the_loop(tmp_path):
   # All arms measure one thing.
   _, settings, workloads = bench.read(config)
   score, genomes, args = population.problem(workloads['dare'], settings)
-  scores = [run(genomes) for run in population._arms(
+  scores = [run(genomes) for run in population._cases(
       score, args, settings.batch_sizes).values()]
   for other in scores[1:]:
     assert scores[0] == pytest.approx(other, abs=1e-6)

@@ -29,7 +29,7 @@ def get_config(variant: str = 'small'):
   r.data = common.data('mnist', validation=0, subset=5000)
   r.model = dict(name='mlp', kw=dict(width=16, depth=1))
   r.teachers.peer = common.teacher(
-      'online', model=dict(name='mlp', kw=dict(width=512, depth=2)))
+      kind='online', model=dict(name='mlp', kw=dict(width=512, depth=2)))
   r.batch.size = 64
   r.optimizer.update(learning_rate=0.05, l2=5e-4, clip=1.0)
   r.optimizer.kw.momentum = 0.9

@@ -25,7 +25,7 @@ def get_config(variant: str = 'small'):
       ('characters', 32, 64, (2, 48, 4), (3, 96, 4)),
       ('wider', 8, 128, (4, 128, 4), (6, 256, 8))):
     if tiny:
-      rows, length, student, teacher = 2, 8, (1, 8, 2), (1, 8, 2)
+      rows, length, student, teacher = 8, 8, (1, 8, 2), (1, 8, 2)
     r = common.distill_lm()
     r.data = common.text(length=length)
     r.data.domains.any = common.domain('task:add', 1)

@@ -24,7 +24,9 @@ def get_config(variant: str = 'small'):
   c.pretrain.data.train = 'train[20000:26000]'
   for name, angle in dict(upright=0, left=30, far=60, right=-30).items():
     c.tasks[name] = common.task(data=dict(rotation=float(angle)))
-  for kind in ('base', 'own', 'single', 'ensemble', 'multitask'):
+  for name, kind in dict(own='individual', single='best_single').items():
+    c.arms[name] = common.merging(kind=kind)
+  for kind in ('base', 'ensemble', 'multitask'):
     c.arms[kind] = common.merging(kind=kind)
   c.arms.mean = common.merging('linear')
   c.arms.added = common.merging('task_arithmetic', weight=(1.0,), tune=dict(

@@ -16,8 +16,8 @@ from kt_jax import core
 from kt_jax import train
 from kt_jax.launch import report
 
-# Arm -> what it is, the arms it is held against (their sum), and the limit.
-ARMS = {
+# Case -> what it is, the cases it is held against (their sum), and the limit.
+CASES = {
     'labels': ('label step, one fixed batch', (), 0),
     'teacher': ('forward pass of the teacher, likewise', (), 0),
     'kd': ('KD step, likewise', ('labels', 'teacher'), 1.05),
@@ -35,46 +35,46 @@ class Settings:
   maps: tuple[str, ...] = ('stages/0', 'stages/1', 'stages/2')  # to compare
 
 
-def measure(config, workloads):
+def measure(settings, workloads):
   raw, table, metrics = {}, '', {}
   for name, work in workloads.items():
     run = _measure if work.teachers else losses.measure
-    raw[name], text, found = run(name, work, config)
+    raw[name], text, values = run(name, work, settings)
     table += text + '\n\n'
-    metrics |= {f'{name}_{k}': v for k, v in found.items()}
+    metrics |= {f'{name}_{k}': v for k, v in values.items()}
   table += (
       'Medians over turns; a turn runs every line once, every other turn in '
       'reverse; ratios and shares are taken within a turn.\n')
   return raw, table, metrics
 
 
-def _measure(name, work, config):
+def _measure(name, work, settings):
   with tempfile.TemporaryDirectory() as folder:
     runs = prepared(work, folder)
-    arms = _arms(runs, config.warmup)
-    found = turns.in_turns(
-        name, arms, dict.fromkeys(arms, work.loop.steps), config.repeats)
+    cases = _cases(runs, settings.warmup)
+    times = turns.in_turns(
+        name, cases, dict.fromkeys(cases, work.loop.steps), settings.repeats)
     for _, stream in runs.values():
       stream.close()
-  rows, metrics = [], {'step_ms': float(np.median(found['labels']))}
-  for arm, (what, against, limit) in ARMS.items():
+  rows, metrics = [], {'step_ms': float(np.median(times['labels']))}
+  for case, (what, against, limit) in CASES.items():
     cells = [''] * 4
     if against:
-      ratio = np.divide(found[arm], np.sum([found[a] for a in against], 0))
-      metrics[f'{arm}_ratio'] = float(np.median(ratio))
-      cells = [' + '.join(str(1 + list(ARMS).index(a)) for a in against),
+      ratio = np.divide(times[case], np.sum([times[a] for a in against], 0))
+      metrics[f'{case}_ratio'] = float(np.median(ratio))
+      cells = [' + '.join(str(1 + list(CASES).index(a)) for a in against),
                f'{np.median(ratio):.3f}',
                turns.quartiles(ratio, '.3f'), f'{limit:.2f}']
-    rows.append([f'{len(rows) + 1} {what}', f'{np.median(found[arm]):.2f}',
+    rows.append([f'{len(rows) + 1} {what}', f'{np.median(times[case]):.2f}',
                  *cells])
   teacher = train.pool.training_of(work, next(iter(work.pool))).model
   sizes = lambda model: ' '.join(
       [model.name, *(f'{k} {v}' for k, v in model.kw.items())])
   text = (f'{name}: {sizes(work.model)}, taught by {sizes(teacher)}, batch '
-          f'{work.batch.size}, {work.loop.steps} steps a turn, '
-          f'{config.repeats} turns\n\n')
+          f'{work.batch.size}, {work.loop.steps} steps per turn, '
+          f'{settings.repeats} turns\n\n')
   head = ['', 'ms', 'over', 'ratio', 'quartiles', 'limit']
-  return found, text + report.table([head, *rows], bars=True), metrics
+  return times, text + report.table([head, *rows], bars=True), metrics
 
 
 def prepared(work, folder):
@@ -92,8 +92,8 @@ def prepared(work, folder):
               cached=of(work.cache.views))
 
 
-def _arms(runs, warmup):
-  """Arm -> `run(count)`, milliseconds a call."""
+def _cases(runs, warmup):
+  """Case -> `run(count)`, milliseconds per call."""
   labels, kd, cached = (runs[n] for n in ('labels', 'kd', 'cached'))
   put = train.make_shard_batch(labels[0].session.mesh)
   batch = jax.block_until_ready(put(next(labels[1])))

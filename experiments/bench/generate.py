@@ -1,4 +1,4 @@
-"""Tokens a second of `models.generate`, and of the matrix products in it."""
+"""Tokens per second of `models.generate`, and of the matrix products in it."""
 import dataclasses
 
 import jax
@@ -35,21 +35,22 @@ def check(settings, workloads):
   return []
 
 
-def measure(config, workloads):
+def measure(settings, workloads):
   raw, table, metrics = {}, '', {}
   for name, work in workloads.items():
     net, params, stats = models.init(_builder(work))
     kw = ' '.join(f'{k} {v}' for k, v in work.model.kw.items())
-    rows = [['rows', 'tokens/s', 'of the products', 'ms a step',
+    rows = [['rows', 'tokens/s', 'of the products', 'ms per step',
              'over the products', 'quartiles']]
     for size in work.batch_sizes:
-      arms = {arm: turns.timed(jax.jit(fn), params, _prompts(work, size))
-              for arm, fn in functions(net, stats, work).items()}
-      found = raw[f'{name}_{size}'] = turns.in_turns(
-          f'{name}, {size} rows', arms, dict.fromkeys(arms, 1), config.repeats)
-      middle = {arm: float(np.median(ms)) for arm, ms in found.items()}
-      rate = {arm: 1e3 * size * work.new / ms for arm, ms in middle.items()}
-      ratio = np.divide(found[GENERATE], found[PRODUCTS])
+      cases = {case: turns.timed(jax.jit(fn), params, _prompts(work, size))
+              for case, fn in functions(net, stats, work).items()}
+      times = raw[f'{name}_{size}'] = turns.in_turns(
+          f'{name}, {size} rows', cases, dict.fromkeys(cases, 1),
+          settings.repeats)
+      middle = {case: float(np.median(ms)) for case, ms in times.items()}
+      rate = {case: 1e3 * size * work.new / ms for case, ms in middle.items()}
+      ratio = np.divide(times[GENERATE], times[PRODUCTS])
       metrics |= {f'{name}_{size}_tokens_per_s': rate[GENERATE],
                   f'{name}_{size}_ratio': float(np.median(ratio))}
       rows.append([f'{size}', f'{rate[GENERATE]:,.0f}',
@@ -59,7 +60,7 @@ def measure(config, workloads):
                    turns.quartiles(ratio, '.2f')])
     table += (f'{name}: {kw} vocabulary {work.vocabulary}, float32; '
               f'{work.new} new tokens after {work.prompt}, greedy, '
-              f'{config.repeats} turns\n\n' + report.table(rows, bars=True)
+              f'{settings.repeats} turns\n\n' + report.table(rows, bars=True)
               + '\n\n')
   table += ('The products are of weights alone, those of the prompt at once '
             'and those of new tokens one after another. Medians over turns; '
@@ -68,7 +69,7 @@ def measure(config, workloads):
 
 
 def functions(net, stats, work):
-  """Arm -> function of parameters and prompts."""
+  """Case -> function of parameters and prompts."""
   def generate(params, prompts):
     return models.generate(models.DecodeModel(net, params, stats), prompts,
                            steps=work.new).tokens

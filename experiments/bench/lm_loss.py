@@ -26,11 +26,11 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  tokens: int  # whose memory is reported
+  tokens: int  # of which the memory is reported
   timed_tokens: int
   width: int  # of hidden states
   vocabulary: int
-  chunk: int  # tokens whose logits are held at a time
+  chunk: int  # tokens of which logits are held at a time
   losses: tuple[str, ...]
   timed: tuple[str, ...]
 
@@ -44,24 +44,24 @@ def check(settings, workloads):
   return []
 
 
-def measure(config, workloads):
+def measure(settings, workloads):
   raw, table, metrics = {}, '', {}
   for name, work in workloads.items():
     memory = {loss: temporaries(loss, work) for loss in work.losses}
-    arms = _arms(work)
-    found = turns.in_turns(name, arms, dict.fromkeys(arms, 1),
-                                 config.repeats)
-    raw[name] = dict(ms=found, gigabytes=memory)
+    cases = _cases(work)
+    times = turns.in_turns(name, cases, dict.fromkeys(cases, 1),
+                                 settings.repeats)
+    raw[name] = dict(ms=times, gigabytes=memory)
     rows = [['loss', 'temporaries GB', 'on logits', 'ratio', 'at least',
              'ms', f'over {PRODUCTS}', 'quartiles', 'at most']]
     for loss in work.losses:
       ours, plain = memory[loss]
       metrics[f'{name}_{loss}_memory_ratio'] = plain / ours
       cells = [''] * 4
-      if loss in found:
-        ratio = np.divide(found[loss], found[PRODUCTS])
+      if loss in times:
+        ratio = np.divide(times[loss], times[PRODUCTS])
         metrics[f'{name}_{loss}_time_ratio'] = float(np.median(ratio))
-        cells = [f'{np.median(found[loss]):.0f}', f'{np.median(ratio):.2f}',
+        cells = [f'{np.median(times[loss]):.0f}', f'{np.median(ratio):.2f}',
                  turns.quartiles(ratio, '.2f'), f'{TIME}']
       rows.append([loss, f'{ours:.3g}', f'{plain:.3g}', f'{plain / ours:.1f}',
                    f'{MEMORY}', *cells])
@@ -69,7 +69,7 @@ def measure(config, workloads):
         f'{name}: width {work.width}, vocabulary {work.vocabulary}, float32, '
         f'value and gradient; memory of {work.tokens} tokens, time of '
         f'{work.timed_tokens}, {work.chunk} at a time; {PRODUCTS}: '
-        f'{np.median(found[PRODUCTS]):.0f} ms; {config.repeats} turns\n\n'
+        f'{np.median(times[PRODUCTS]):.0f} ms; {settings.repeats} turns\n\n'
         + report.table(rows, bars=True) + '\n\n')
   table += ('Temporaries: beside arguments and results. Medians over turns; '
             'ratios are taken within a turn.\n')
@@ -95,8 +95,8 @@ def arrays(work, tokens):
 
 
 def by_chunks(loss, chunk):
-  def mean(*given):
-    total, count = losses.linear_head(getattr(losses, loss), *given,
+  def mean(*inputs):
+    total, count = losses.linear_head(getattr(losses, loss), *inputs,
                                       chunk=chunk)
     return total / count
   return mean
@@ -116,10 +116,10 @@ def gradient(mean):
   return jax.value_and_grad(mean, (0, 1))
 
 
-def _arms(work):
-  """Arm -> `run(count)`, milliseconds a call."""
-  given = arrays(work, work.timed_tokens)
-  hidden, head, other, other_head, _ = given
+def _cases(work):
+  """Case -> `run(count)`, milliseconds per call."""
+  inputs = arrays(work, work.timed_tokens)
+  hidden, head, other, other_head, _ = inputs
   logits = jnp.ones((work.timed_tokens, work.vocabulary))
   forms = ('nw,wv->nv', 'nw,wv->nv', 'nv,wv->nw', 'nv,nw->wv')
   factors = ((hidden, head), (other, other_head), (logits, head),
@@ -132,4 +132,4 @@ def _arms(work):
       jax.block_until_ready(program(*pair))
   return {PRODUCTS: turns.timed(products)} | {
       loss: turns.timed(jax.jit(gradient(by_chunks(loss, work.chunk))),
-                              *given) for loss in work.timed}
+                              *inputs) for loss in work.timed}

@@ -22,7 +22,7 @@ class Settings:
 class Workload:
   run: train.Training
   steps: int  # of a turn
-  chunk: int  # tokens whose logits are held at a time
+  chunk: int  # tokens of which logits are held at a time
 
 
 def check(settings, workloads):
@@ -31,15 +31,15 @@ def check(settings, workloads):
           for name, work in workloads.items()]
 
 
-def measure(config, workloads):
+def measure(settings, workloads):
   rows = [['', 'label step ms', 'teacher ms', 'KD step ms', 'over both',
            'quartiles', 'limit', 'in chunks ms']]
   raw, metrics = {}, {}
   for name, work in workloads.items():
-    raw[name] = found = _measure(name, work, config.repeats)
-    ratio = np.divide(found['kd'], np.add(found['labels'], found['teacher']))
+    raw[name] = times = _measure(name, work, settings.repeats)
+    ratio = np.divide(times['kd'], np.add(times['labels'], times['teacher']))
     metrics[f'{name}_ratio'] = float(np.median(ratio))
-    ms = lambda arm, found=found: f'{np.median(found[arm]):.1f}'
+    ms = lambda case, times=times: f'{np.median(times[case]):.1f}'
     rows.append([name, ms('labels'), ms('teacher'), ms('kd'),
                  f'{np.median(ratio):.2f}', turns.quartiles(ratio, '.2f'),
                  '1.2', ms('chunks')])
@@ -53,10 +53,10 @@ def _measure(name, work, repeats):
   info = data.abstract_text(run.data)
   (teacher,) = (train.pool.load(run, t.init_from)
                 for t in run.teachers.values())
-  made = models.init(models.builder(
+  _, params, stats = models.init(models.builder(
       'decoder', classes=info.classes, input_shape=info.input_shape,
       **teacher.model['kw']))
-  teacher = teacher._replace(params=made[1], stats=made[2])
+  teacher = teacher._replace(params=params, stats=stats)
   rng = np.random.default_rng(0)
   shape = run.batch.size, *info.input_shape
   batch = dict(
@@ -85,8 +85,8 @@ def _measure(name, work, repeats):
   chunks = core.spec.change(run, dict(train=dict(chunk=work.chunk)))
   forward = jax.jit(lambda params, tokens: models.apply(
       teacher.net, params, teacher.stats, tokens).logits)
-  arms = dict(labels=steps(labels), teacher=turns.timed(
+  cases = dict(labels=steps(labels), teacher=turns.timed(
       forward, teacher.params, batch['tokens']), kd=steps(run),
               chunks=steps(chunks))
-  return turns.in_turns(name, arms, dict.fromkeys(arms, work.steps),
+  return turns.in_turns(name, cases, dict.fromkeys(cases, work.steps),
                               repeats)

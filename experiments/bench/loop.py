@@ -19,7 +19,7 @@ from kt_jax import models
 from kt_jax import train
 from kt_jax.launch import report
 
-ARMS = {'bare': 'bare jitted step, one fixed batch',
+CASES = {'bare': 'bare jitted step, one fixed batch',
         'nnx': 'nnx.jit + nnx.Optimizer, likewise',
         'loop': 'train.fit: stream, log, bar',
         'whole': 'train.fit, and a checkpoint at its end'}
@@ -32,34 +32,34 @@ class Settings:
   batches: int = 50  # that it is timed over
 
 
-def measure(config, workloads):
+def measure(settings, workloads):
   raw, table, metrics = {}, '', {}
   for name, work in workloads.items():
-    found = raw[name] = _measure_loop(name, work, config)
-    middle = lambda key, arm: float(np.median(found[key][arm]))
-    more = lambda key, arm, q=50: 100 * float(np.percentile(
-        np.divide(found[key][arm], found[key]['bare']), q) - 1)
-    bare = middle('ms_a_step', 'bare')
+    times = raw[name] = _measure_loop(name, work, settings)
+    middle = lambda key, case: float(np.median(times[key][case]))
+    more = lambda key, case, q=50: 100 * float(np.percentile(
+        np.divide(times[key][case], times[key]['bare']), q) - 1)
+    bare = middle('ms_per_step', 'bare')
     rate = 1e3 * work.batch.size / bare
     rows = []
-    for arm, what in ARMS.items():
-      cells = [''] * 3 if arm == 'bare' else [
-          f'{more("ms_a_step", arm):+.1f} %',
-          f'{more("ms_a_step", arm, 25):+.1f} to '
-          f'{more("ms_a_step", arm, 75):+.1f}',
-          f'{more("cpu_ms_a_step", arm):+.1f} %']
-      rows.append([what, f'{middle("ms_a_step", arm):.2f}', *cells])
+    for case, what in CASES.items():
+      cells = [''] * 3 if case == 'bare' else [
+          f'{more("ms_per_step", case):+.1f} %',
+          f'{more("ms_per_step", case, 25):+.1f} to '
+          f'{more("ms_per_step", case, 75):+.1f}',
+          f'{more("cpu_ms_per_step", case):+.1f} %']
+      rows.append([what, f'{middle("ms_per_step", case):.2f}', *cells])
     table += (f'{name}: {work.model.name}, batch {work.batch.size} of '
-              f'{"x".join(map(str, found["input_shape"]))}, {work.loop.steps} '
-              f'steps a turn, {config.repeats} turns\n\n')
-    head = ['', 'ms a step', 'over bare', 'quartiles', 'CPU time over bare']
+              f'{"x".join(map(str, times["input_shape"]))}, {work.loop.steps} '
+              f'steps per turn, {settings.repeats} turns\n\n')
+    head = ['', 'ms per step', 'over bare', 'quartiles', 'CPU time over bare']
     table += report.table([head, *rows], bars=True) + '\n'
-    save = float(np.median(found['checkpoint_s']))
-    table += (f'\nThe loop adds {more("ms_a_step", "loop"):.1f} %. A '
-              f'checkpoint of {found["state_mib"]:.1f} MiB takes {save:.3f} s: '
+    save = float(np.median(times['checkpoint_s']))
+    table += (f'\nThe loop adds {more("ms_per_step", "loop"):.1f} %. A '
+              f'checkpoint of {times["state_mib"]:.1f} MiB takes {save:.3f} s: '
               f'one every {1e5 * save / bare:,.0f} steps adds 1 %.\n\n')
     pipeline = {t: float(np.median(v))
-                for t, v in found['images_a_second'].items()}
+                for t, v in times['images_per_second'].items()}
     rows = [['step', f'{rate:,.0f}', '1.0']]
     rows += [[f'stream alone, {t} threads', f'{v:,.0f}', f'{v / rate:.1f}']
              for t, v in pipeline.items()]
@@ -67,22 +67,23 @@ def measure(config, workloads):
     table += report.table([head, *rows], bars=True) + '\n\n'
     metrics |= {
         f'{name}_step_ms': bare,
-        f'{name}_loop_percent': more('ms_a_step', 'loop'),
-        f'{name}_whole_percent': more('ms_a_step', 'whole'),
-        f'{name}_nnx_percent': more('ms_a_step', 'nnx'),
-        f'{name}_loop_cpu_percent': more('cpu_ms_a_step', 'loop'),
+        f'{name}_loop_percent': more('ms_per_step', 'loop'),
+        f'{name}_whole_percent': more('ms_per_step', 'whole'),
+        f'{name}_nnx_percent': more('ms_per_step', 'nnx'),
+        f'{name}_loop_cpu_percent': more('cpu_ms_per_step', 'loop'),
         f'{name}_checkpoint_s': save,
         f'{name}_stream_over_step': max(pipeline.values()) / rate}
   table += (
       'Medians over turns; a turn runs every line once, every other turn in '
       'reverse; "over bare" is the ratio within a turn. CPU time is that of '
-      'all threads: neighbours on a shared machine move it less, and on a CPU '
+      'all threads: other jobs on a shared machine move it less, and on a CPU '
       'it also counts what overlaps with the step.\n')
   return raw, table, metrics
 
 
-def _measure_loop(name, work, config):
-  """Of every turn: milliseconds a step by arm, the stream's images a second."""
+def _measure_loop(name, work, settings):
+  """Milliseconds per step by case, images per second of the stream; per turn.
+  """
   splits = data.load(work.data)
   session = train.make_session(work, splits.info)
   put = train.make_shard_batch(session.mesh)
@@ -130,29 +131,29 @@ def _measure_loop(name, work, config):
     stream.close()
     return watch
 
-  arms = dict(bare=bare, nnx=with_nnx, loop=loop,
+  cases = dict(bare=bare, nnx=with_nnx, loop=loop,
               whole=lambda steps: loop(steps, save=True))
-  for arm in arms.values():
-    arm(2)  # compiles
+  for case in cases.values():
+    case(2)  # compiles
   saves.clear()
   steps = work.loop.steps
-  wall, cpu = ({arm: [] for arm in arms} for _ in range(2))
-  rates = {str(t): [] for t in config.threads}
-  for turn in tqdm.trange(config.repeats, desc=name, disable=None):
-    for arm in list(arms)[::-1 if turn % 2 else 1]:
-      watch = arms[arm](steps)
-      wall[arm].append(1e3 * watch.wall / steps)
-      cpu[arm].append(1e3 * watch.cpu / steps)
-    for threads in config.threads:
+  wall, cpu = ({case: [] for case in cases} for _ in range(2))
+  rates = {str(t): [] for t in settings.threads}
+  for turn in tqdm.trange(settings.repeats, desc=name, disable=None):
+    for case in list(cases)[::-1 if turn % 2 else 1]:
+      watch = cases[case](steps)
+      wall[case].append(1e3 * watch.wall / steps)
+      cpu[case].append(1e3 * watch.cpu / steps)
+    for threads in settings.threads:
       rates[str(threads)].append(
-          _stream_rate(work, splits.train, threads, config.batches))
-  return dict(ms_a_step=wall, cpu_ms_a_step=cpu, images_a_second=rates,
+          _stream_rate(work, splits.train, threads, settings.batches))
+  return dict(ms_per_step=wall, cpu_ms_per_step=cpu, images_per_second=rates,
               checkpoint_s=saves, state_mib=sizes[0] / 2**20,
               input_shape=splits.info.input_shape)
 
 
 def _stream_rate(work, arrays, threads, batches):
-  """Images a second of the stream alone, once it flows."""
+  """Images per second of the stream alone, once it flows."""
   stream = data.stream(
       arrays, batch_size=work.batch.size, seed=work.seed,
       augment=work.batch.augment, threads=threads)
@@ -206,7 +207,7 @@ class _Watch:
 
 
 class _Terminal(io.StringIO):
-  """Nobody sees it, but a progress bar draws on it as on a terminal."""
+  """A stream on which progress bars draw as on a terminal."""
 
   def isatty(self):
     return True

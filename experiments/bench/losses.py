@@ -30,7 +30,7 @@ SETTINGS = {'token_graph': dict(tokens=8)}
 NEGATIVES, WIDTH = 1024, 128  # what a memory hands to crd
 
 
-def measure(name, work, config):
+def measure(name, work, settings):
   """Raw times, table and metrics, as `distill.measure` joins them."""
   info = data.abstract(work.data)
   session = train.make_session(work, info)
@@ -44,32 +44,31 @@ def measure(name, work, config):
     state, _ = session.step(state, batch, session.inputs)
     return state
 
-  arms = {'step': turns.timed(step)}
-  shapes = outputs(work, info, config.maps)
-  for loss in config.losses or public():
-    arms[loss] = turns.timed(jax.jit(gradient(loss)),
-                                   arrays(loss, shapes))
-  arms['step again'] = arms['step']  # a turn is long: one at each end of it
-  for run in arms.values():
+  cases = {'step': turns.timed(step)}
+  shapes = outputs(work, info, settings.maps)
+  for loss in settings.losses or public():
+    cases[loss] = turns.timed(jax.jit(gradient(loss)), arrays(loss, shapes))
+  cases['step again'] = cases['step']  # a turn is long: one at each end of it
+  for run in cases.values():
     run(1)  # compiles
-  calls = {arm: int(np.clip(1e3 * config.seconds / run(1), 1, 100))
-           for arm, run in arms.items()}
-  found = turns.in_turns(name, arms, calls, config.repeats)
+  calls = {case: int(np.clip(1e3 * settings.seconds / run(1), 1, 100))
+           for case, run in cases.items()}
+  times = turns.in_turns(name, cases, calls, settings.repeats)
 
-  step_ms = np.add(found['step'], found['step again']) / 2
-  share = {arm: 100 * np.divide(found[arm], step_ms) for arm in arms
-           if arm not in ('step', 'step again')}
+  step_ms = np.add(times['step'], times['step again']) / 2
+  share = {case: 100 * np.divide(times[case], step_ms) for case in cases
+           if case not in ('step', 'step again')}
   share = dict(sorted(share.items(), key=lambda x: -np.median(x[1])))
   high = [loss for loss, v in share.items() if np.median(v) > LIMIT]
-  rows = [[loss, f'{np.median(found[loss]):.3f}', f'{np.median(v):.2f} %',
+  rows = [[loss, f'{np.median(times[loss]):.3f}', f'{np.median(v):.2f} %',
            turns.quartiles(v, '.2f'),
            REASONS.get(loss, 'no reason yet') if loss in high else '']
           for loss, v in share.items()]
   text = (f'{name}: value and gradient of each loss alone, over the label step '
           f'of {work.model.name}, batch {work.batch.size}: '
-          f'{np.median(step_ms):.1f} ms; {config.repeats} turns\n\n')
+          f'{np.median(step_ms):.1f} ms; {settings.repeats} turns\n\n')
   head = ['loss', 'ms', 'share', 'quartiles', f'why above {LIMIT} %']
-  return found, text + report.table([head, *rows], bars=True), dict(
+  return times, text + report.table([head, *rows], bars=True), dict(
       step_ms=float(np.median(step_ms)), losses=len(share),
       largest_percent=float(np.median(next(iter(share.values())))),
       above_limit=len(high), without_reason=len(set(high) - set(REASONS)))
@@ -78,7 +77,7 @@ def measure(name, work, config):
 def public() -> list[str]:
   """Names of all losses."""
   return [n for n, f in vars(losses).items() if inspect.isfunction(f)
-          and f is not losses.linear_head]  # it runs a loss, it is none
+          and f is not losses.linear_head]  # it runs another loss
 
 
 def outputs(work, info, maps):
@@ -88,10 +87,10 @@ def outputs(work, info, maps):
                          input_shape=info.input_shape, **work.model.kw)
   net = models.abstract(build)
   params, stats = jax.eval_shape(lambda: models.arrays(net, build()))
-  seen = models.taps(net, params, stats, jax.ShapeDtypeStruct(
+  tapped = models.taps(net, params, stats, jax.ShapeDtypeStruct(
       (work.batch.size, *info.input_shape), np.float32))
-  return dict(all=[seen[tap] for tap in maps], pool=seen['pool'],
-              logits=seen['head'], head=params['head/kernel'])
+  return dict(all=[tapped[tap] for tap in maps], pool=tapped['pool'],
+              logits=tapped['head'], head=params['head/kernel'])
 
 
 def arrays(loss, shapes):
@@ -116,24 +115,24 @@ def arrays(loss, shapes):
       labels=lambda: jnp.arange(examples) % classes,
       index=lambda: jnp.arange(examples), key=lambda: jax.random.key(0),
       variance=lambda: channels(1.0), margin=lambda: channels(-1.0))
-  found = {}
+  values = {}
   for name in inspect.signature(core.resolve(losses, loss, 'loss')).parameters:
-    who, _, what = name.partition('_')
-    what = what if who in ('student', 'teacher', 'initial') else name
+    role, _, what = name.partition('_')
+    what = what if role in ('student', 'teacher', 'initial') else name
     if what in make:
-      found[name] = make[what]()
-  if loss == 'class_relation':  # whose teacher knows some of the classes
-    found['teacher_logits'] = found['teacher_logits'][:, :classes // 2]
-  return found
+      values[name] = make[what]()
+  if loss == 'class_relation':  # its teacher has some of the classes
+    values['teacher_logits'] = values['teacher_logits'][:, :classes // 2]
+  return values
 
 
 def gradient(loss):
   """`arrays -> (mean, its gradient by the student's)`, of a loss."""
   fn = core.resolve(losses, loss, 'loss')
-  def call(given):
+  def call(arrays):
     # What a memory holds is constant.
-    ours = {n: v for n, v in given.items()
+    ours = {n: v for n, v in arrays.items()
             if n.startswith('student_') and n != 'student_negatives'}
     return jax.value_and_grad(lambda ours: core.masked_mean(core.bind(
-        fn, given | ours, **SETTINGS.get(loss, {}))))(ours)
+        fn, arrays | ours, **SETTINGS.get(loss, {}))))(ours)
   return call

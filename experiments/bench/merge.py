@@ -47,60 +47,60 @@ class Workload:
   memory_gb: float  # limit
 
 
-def check(config, workloads):
-  """Refuses what would be found after the checkpoints were made."""
+def check(settings, workloads):
+  """Refuses a missing command or a full disk before checkpoints are written."""
   del workloads
-  if config.mergekit and not shutil.which(config.mergekit):
+  if settings.mergekit and not shutil.which(settings.mergekit):
     raise core.UserError(
-        f'config.settings.mergekit: no command {config.mergekit!r}; give its '
+        f'config.settings.mergekit: no command {settings.mergekit!r}; give its '
         "path, or '' to leave it out.")
-  free = shutil.disk_usage(_folder(config).parent).free
-  need = _bytes(config) * (config.experts + 2)
+  free = shutil.disk_usage(_folder(settings).parent).free
+  need = _bytes(settings) * (settings.experts + 2)
   if free < need:
-    raise core.UserError(f'{_folder(config).parent}: {need / 1e9:.1f} GB are '
+    raise core.UserError(f'{_folder(settings).parent}: {need / 1e9:.1f} GB are '
                          f'needed, {free / 1e9:.1f} are free.')
   return []
 
 
-def measure(config, workloads):
-  models = _checkpoints(config)
+def measure(settings, workloads):
+  models = _checkpoints(settings)
   imported = _run([sys.executable, '-c', 'import time, kt_jax.cli.main, jax; '
                    'jax.devices(); time.sleep(0.1)'])['anonymous']
   raw = {}
-  with tempfile.TemporaryDirectory(dir=_folder(config).parent) as folder:
+  with tempfile.TemporaryDirectory(dir=_folder(settings).parent) as folder:
     folder = pathlib.Path(folder)
     for name, work in workloads.items():
       recipe, used = _recipe(work.recipe, models)
       (folder / f'{name}.yml').write_text(recipe)
-      arms = _arms(config, folder, name, used)
-      raw[name] = {arm: [] for arm in arms}
-      for turn in tqdm.trange(-1, config.repeats, desc=name, disable=None):
-        for arm in list(arms)[::-1 if turn % 2 else 1]:
+      cases = _cases(settings, folder, name, used)
+      raw[name] = {case: [] for case in cases}
+      for turn in tqdm.trange(-1, settings.repeats, desc=name, disable=None):
+        for case in list(cases)[::-1 if turn % 2 else 1]:
           if turn >= 0:
-            raw[name][arm].append(arms[arm]())
-          elif arm != PEER:  # this turn fills the page cache
-            arms[arm]()
+            raw[name][case].append(cases[case]())
+          elif case != PEER:  # this turn fills the page cache
+            cases[case]()
   return dict(imported=imported, workloads=raw), *_table(
-      config, workloads, raw, imported)
+      settings, workloads, raw, imported)
 
 
-def _arms(config, folder, name, used):
-  """Arm -> function that runs it once: seconds and bytes."""
+def _cases(settings, folder, name, used):
+  """Case -> function that runs it once: seconds and bytes."""
   def command(*words):
     def once():
       out = folder / 'out'
       shutil.rmtree(out, ignore_errors=True)
       return _run([*words, str(folder / f'{name}.yml'), str(out)])
     return once
-  arms = {FLOOR: lambda: _floor(used, folder / 'floor'),
+  cases = {FLOOR: lambda: _floor(used, folder / 'floor'),
           OURS: command(sys.executable, '-m', 'kt_jax.cli.kt_merge', '--quiet')}
-  if config.mergekit:
-    arms[PEER] = command(config.mergekit, '--quiet')
-  return arms
+  if settings.mergekit:
+    cases[PEER] = command(settings.mergekit, '--quiet')
+  return cases
 
 
-def _table(config, workloads, raw, imported):
-  seconds = lambda name, arm: np.array([x['seconds'] for x in raw[name][arm]])
+def _table(settings, workloads, raw, imported):
+  seconds = lambda name, case: np.array([x['seconds'] for x in raw[name][case]])
   rows = [['recipe', 'kt-merge s', 'over the disk', 'limit', 'mergekit s',
            'mergekit over kt-merge', 'quartiles', 'target', 'memory GB',
            'limit']]
@@ -122,9 +122,9 @@ def _table(config, workloads, raw, imported):
                  str(limits.speedup), f'{memory / 1e9:.2f}',
                  str(limits.memory_gb)])
   table = report.table(rows, bars=True) + (
-      f'\n\n{config.experts} experts and a base of '
-      f'{_bytes(config) / 1e9:.2f} GB each, bfloat16. Whole processes, medians '
-      'over turns, ratios within a turn; the disk is '
+      f'\n\n{settings.experts} experts and a base of '
+      f'{_bytes(settings) / 1e9:.2f} GB each, bfloat16. Whole processes, '
+      'medians over turns, ratios within a turn; the disk is '
       f'{_THREADS} threads that read the same inputs and write one output '
       'through warm page cache. Memory: largest anonymous resident set above '
       'that of a process that only imports the package.\n')
@@ -199,11 +199,11 @@ def _recipe(recipe, models):
                 if str(path) in text]
 
 
-def _entries(config):
+def _entries(settings):
   """Names and shapes of a Llama."""
-  wide, inner, vocabulary = config.width, config.inner, config.vocabulary
+  wide, inner, vocabulary = settings.width, settings.inner, settings.vocabulary
   yield 'model.embed_tokens.weight', (vocabulary, wide)
-  for layer in range(config.layers):
+  for layer in range(settings.layers):
     for name, shape in (
         *((f'self_attn.{n}_proj', (wide, wide)) for n in 'qkvo'),
         ('mlp.gate_proj', (inner, wide)), ('mlp.up_proj', (inner, wide)),
@@ -214,30 +214,30 @@ def _entries(config):
   yield 'lm_head.weight', (vocabulary, wide)
 
 
-def _bytes(config) -> int:
-  return 2 * sum(int(np.prod(shape)) for _, shape in _entries(config))
+def _bytes(settings) -> int:
+  return 2 * sum(int(np.prod(shape)) for _, shape in _entries(settings))
 
 
-def _folder(config) -> pathlib.Path:
-  key = checkpoint.config_hash({k: getattr(config, k) for k in (
+def _folder(settings) -> pathlib.Path:
+  key = checkpoint.config_hash({k: getattr(settings, k) for k in (
       'width', 'inner', 'vocabulary', 'layers', 'experts')})
   folder = pathlib.Path(data.cache_dir()) / 'bench_merge' / key
   folder.parent.mkdir(parents=True, exist_ok=True)
   return folder
 
 
-def _checkpoints(config):
-  """Name -> directory of the base and the experts, made if they are not."""
-  names = ['base', *(f'expert{t}' for t in range(config.experts))]
-  folder = _folder(config)
+def _checkpoints(settings):
+  """Name -> directory of the base and the experts, written if missing."""
+  names = ['base', *(f'expert{t}' for t in range(settings.experts))]
+  folder = _folder(settings)
   models = {name: folder / name for name in names}
   if folder.exists():
     return models
-  made = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
-  entries = [(n, s, ml_dtypes.bfloat16) for n, s in _entries(config)]
+  new = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
+  entries = [(n, s, ml_dtypes.bfloat16) for n, s in _entries(settings)]
   for number, name in enumerate(tqdm.tqdm(names, 'checkpoints', disable=None)):
-    (made / name).mkdir()
-    writer = checkpoint.TensorWriter(made / name, entries,
+    (new / name).mkdir()
+    writer = checkpoint.TensorWriter(new / name, entries,
                                      metadata=dict(format='pt'))
     common = np.random.default_rng(0)  # the base's, drawn again for experts
     own = np.random.default_rng(number)
@@ -247,12 +247,12 @@ def _checkpoints(config):
         values += 0.002 * own.standard_normal(len(values), np.float32)
       writer.write(path, 0, values.astype(dtype))
     writer.close()
-    (made / name / 'config.json').write_text(json.dumps(dict(
+    (new / name / 'config.json').write_text(json.dumps(dict(
         architectures=['LlamaForCausalLM'], model_type='llama',
-        hidden_size=config.width, intermediate_size=config.inner,
-        num_hidden_layers=config.layers, num_attention_heads=16,
-        num_key_value_heads=16, vocab_size=config.vocabulary,
+        hidden_size=settings.width, intermediate_size=settings.inner,
+        num_hidden_layers=settings.layers, num_attention_heads=16,
+        num_key_value_heads=16, vocab_size=settings.vocabulary,
         max_position_embeddings=2048, rms_norm_eps=1e-5,
         torch_dtype='bfloat16', tie_word_embeddings=False)))
-  made.rename(folder)
+  new.rename(folder)
   return models

@@ -29,7 +29,7 @@ _module = importlib.import_module('kt_jax.procedures.evaluate_population')
 @dataclasses.dataclass(frozen=True)
 class Settings:
   repeats: int = 9  # turns
-  seconds: float = 0.1  # that an arm is called for in a turn, once at least
+  seconds: float = 0.1  # that an case is called for in a turn, once at least
   experts: int = 3
   genomes: int = 64
   batch_sizes: tuple[int, ...] = (1, 8, 64)
@@ -57,69 +57,70 @@ def check(settings, workloads):
   return []
 
 
-def measure(config, workloads):
+def measure(settings, workloads):
   raw, table, metrics = {}, '', {}
   default = inspect.signature(
       procedures.evaluate_population).parameters['batch_size'].default
   for name, work in workloads.items():
-    score, genomes, args = problem(work, config)
-    arms = _arms(score, args, config.batch_sizes)
-    compiled = {arm: compilations(run, genomes) for arm, run in arms.items()}
-    megabytes = _temporaries(score, genomes, args, config.batch_sizes)
-    cpu = {arm: [] for arm in arms}
-    timed = {arm: _timed(run, genomes, cpu[arm]) for arm, run in arms.items()}
-    calls = {arm: int(np.clip(1e3 * config.seconds / run(1), 1, 100))
-             for arm, run in timed.items()}
-    times = turns.in_turns(name, timed, calls, config.repeats)
-    cpu = {arm: values[-config.repeats:] for arm, values in cpu.items()}
+    score, genomes, args = problem(work, settings)
+    cases = _cases(score, args, settings.batch_sizes)
+    compiled = {case: compilations(run, genomes) for case, run in cases.items()}
+    megabytes = _temporaries(score, genomes, args, settings.batch_sizes)
+    cpu = {case: [] for case in cases}
+    timed = {case: _timed(run, genomes, cpu[case])
+             for case, run in cases.items()}
+    calls = {case: int(np.clip(1e3 * settings.seconds / run(1), 1, 100))
+             for case, run in timed.items()}
+    times = turns.in_turns(name, timed, calls, settings.repeats)
+    cpu = {case: values[-settings.repeats:] for case, values in cpu.items()}
     raw[name] = dict(ms=times, cpu_ms=cpu, compilations=compiled,
                      megabytes=megabytes)
     rows = []
-    for arm, values in times.items():
+    for case, values in times.items():
       ratio = np.divide(values, times[LOOP])
       cells = [''] * 4
-      if arm != LOOP:
-        key = f'{name}_{arm.replace(" ", "_")}'
+      if case != LOOP:
+        key = f'{name}_{case.replace(" ", "_")}'
         metrics[f'{key}_ratio'] = float(np.median(ratio))
         cells = [f'{np.median(ratio):.2f}',
                  turns.quartiles(ratio, '.2f'),
-                 '1.00' if arm == f'batch {default}' else '',
-                 f'{np.median(np.divide(cpu[arm], cpu[LOOP])):.2f}']
-      rows.append([arm, f'{np.median(values):.1f}', *cells,
-                   f'{megabytes[arm]:.2f}', str(compiled[arm])])
+                 '1.00' if case == f'batch {default}' else '',
+                 f'{np.median(np.divide(cpu[case], cpu[LOOP])):.2f}']
+      rows.append([case, f'{np.median(values):.1f}', *cells,
+                   f'{megabytes[case]:.2f}', str(compiled[case])])
     sizes = ' '.join(f'{k} {v}' for k, v in work.model.kw.items())
     images = 'x'.join(map(str, work.shape))
-    table += (f'{name}: {work.operator} of {config.experts} x '
+    table += (f'{name}: {work.operator} of {settings.experts} x '
               f'{work.model.name} {sizes} on {images}, '
               f'{genomes.shape[1]} genes, {work.examples} examples, '
-              f'{config.genomes} genomes, {config.repeats} turns\n\n')
-    head = ['', 'ms a population', 'over the loop', 'quartiles', 'limit',
+              f'{settings.genomes} genomes, {settings.repeats} turns\n\n')
+    head = ['', 'ms per population', 'over the loop', 'quartiles', 'limit',
             'CPU time over the loop', 'temporaries MB', 'compilations']
     table += report.table([head, *rows], bars=True) + '\n\n'
   table += (
-      'The loop dispatches one jitted merge and evaluation a genome and waits '
-      f'at the end; batch {default} is the default. Medians over turns, ratios '
-      'within a turn. Compilations: of three generations, one of them smaller. '
-      'Temporaries: of one call.\n')
+      'The loop dispatches one jitted merge and evaluation per genome and '
+      f'waits at the end; batch {default} is the default. Medians over turns, '
+      'ratios within a turn. Compilations: of three generations, one of them '
+      'smaller. Temporaries: of one call.\n')
   return raw, table, metrics
 
 
 def _timed(run, genomes, cpu):
   """As `turns.timed`; appends milliseconds of processor time to `cpu`.
 
-  Where others are at work the loop, of many small programs under way, is given
-  more of the machine than one program is; processor time does not see that.
+  On a busy machine the loop, with many small programs under way, gets a larger
+  share than one program does; processor time does not show that.
   """
   clock = turns.timed(run, genomes)
   def both(count):
     begin = time.process_time()
-    found = clock(count)
+    ms = clock(count)
     cpu.append(1e3 * (time.process_time() - begin) / count)
-    return found
+    return ms
   return both
 
 
-def problem(work, config):
+def problem(work, settings):
   """`(score, genomes, args)`: accuracy of merges of an MLP and its kin."""
   splits = data.load(work.data)
   info, rng = splits.info, np.random.default_rng(0)
@@ -127,11 +128,11 @@ def problem(work, config):
       work.model.name, classes=info.classes, input_shape=info.input_shape,
       **work.model.kw))
   experts = [{path: x + 0.01 * jnp.asarray(rng.normal(size=x.shape), x.dtype)
-              for path, x in base.items()} for _ in range(config.experts)]
+              for path, x in base.items()} for _ in range(settings.experts)]
   op = core.resolve(merge, work.operator, 'operator')
   draws = 'key' in inspect.signature(op).parameters
   space = procedures.parameter_space(
-      op, base, config.experts, genes=tuple(work.genes),
+      op, base, settings.experts, genes=tuple(work.genes),
       **(dict(key=jax.random.key(0)) if draws else {}))
   rows = slice(work.examples)
   images = data.normalize(jnp.asarray(splits.train.images[rows]), info.mean,
@@ -142,7 +143,7 @@ def problem(work, config):
     merged = space.decode(genome, base, experts)
     return scores.accuracy(models.apply(net, merged, stats, images).logits,
                            labels)
-  genomes = rng.uniform(0, 1, (config.genomes, space.size)).astype(np.float32)
+  genomes = rng.uniform(0, 1, (settings.genomes, space.size)).astype(np.float32)
   return score, genomes, (base, experts, images, labels)
 
 
@@ -163,9 +164,9 @@ def compilations(run, genomes) -> int:
   return count
 
 
-def _arms(score, args, batch_sizes):
-  """Arm -> function of genomes that scores them."""
-  one = jax.jit(lambda *given: score(*given))  # a cache of its own
+def _cases(score, args, batch_sizes):
+  """Case -> function of genomes that scores them."""
+  one = jax.jit(lambda *inputs: score(*inputs))  # a cache of its own
 
   def loop(genomes):
     return np.array([float(x) for x in [one(g, *args) for g in genomes]])
@@ -177,7 +178,7 @@ def _arms(score, args, batch_sizes):
 
 
 def _temporaries(score, genomes, args, batch_sizes) -> dict[str, float]:
-  """Megabytes that a call of an arm needs beside arguments and results."""
+  """Megabytes that a call of an case needs beside arguments and results."""
   scores_of = _module._scores  # pylint: disable=protected-access
   of = lambda lowered: (
       lowered.compile().memory_analysis().temp_size_in_bytes / 1e6)

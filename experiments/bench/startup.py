@@ -36,7 +36,7 @@ STAGES = {
     'imports': 'the launcher and all that it imports',
     'later imports': 'what a stage imports when it gets there',
     'devices': 'JAX finds its devices',
-    'check': 'the launcher refuses what it can; traces one step',
+    'check': 'the config is validated, one step traced',
     'data': 'read, split, first batch on the device',
     'model': 'graph of the model, settings, first parameters',
     'trace': 'Python to StableHLO',
@@ -54,20 +54,20 @@ class Settings:
   platform: str = ''  # JAX_PLATFORMS of the launches; '' as it is here
 
 
-def measure(config, workloads):
+def measure(settings, workloads):
   raw = {name: dict(cold=[], warm=[]) for name in workloads}
-  bar = tqdm.tqdm(total=2 * config.repeats * len(workloads), disable=None,
+  bar = tqdm.tqdm(total=2 * settings.repeats * len(workloads), disable=None,
                   desc='launches')
   with bar:
-    for _ in range(config.repeats):
+    for _ in range(settings.repeats):
       for name, work in workloads.items():
         with tempfile.TemporaryDirectory() as folder:
           for kind in ('cold', 'warm'):
             raw[name][kind].append(
-                _launch(work, pathlib.Path(folder), kind, config.platform))
+                _launch(work, pathlib.Path(folder), kind, settings.platform))
             bar.update()
   middle = lambda name, kind, stage: statistics.median(
-      found[stage] for found in raw[name][kind])
+      launch[stage] for launch in raw[name][kind])
   table, metrics = '', {}
   for name in workloads:
     rows = [[stage, *(f'{middle(name, kind, stage):.2f}'
@@ -78,8 +78,9 @@ def measure(config, workloads):
     table += report.table([head, *rows], bars=True) + '\n\n'
     metrics |= {f'{name}_{kind}_s': middle(name, kind, 'total')
                 for kind in ('cold', 'warm')}
-  table += (f'Medians of {config.repeats} launches each. cold: an empty cache '
-            'of compiled programs; warm: the one that the cold launch left.\n')
+  table += (f'Medians of {settings.repeats} launches each. cold: an empty '
+            'cache of compiled programs; warm: the one that the cold launch '
+            'left.\n')
   return raw, table, metrics
 
 
@@ -113,7 +114,7 @@ def _launch(work, folder, kind, platforms):
 
 
 class _Done(BaseException):
-  """The first step is made; no handler of the launcher takes it."""
+  """Raised after the first step; no handler of the launcher catches it."""
 
 
 class Timeline:
@@ -203,8 +204,8 @@ def child(begin, spawned, out, *argv):
     return launcher.main(list(argv)) or 1  # it cannot end without a step
   except _Done:
     end = line.intervals[-1][2]
-  found = {s: line.exclusive()[s] for s in STAGES}
-  found |= dict(other=end - spawned - sum(found.values()),
+  seconds = {s: line.exclusive()[s] for s in STAGES}
+  seconds |= dict(other=end - spawned - sum(seconds.values()),
                 total=end - spawned)
-  pathlib.Path(out).write_text(json.dumps(found))
+  pathlib.Path(out).write_text(json.dumps(seconds))
   return 0

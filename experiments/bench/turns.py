@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import tqdm
 
-Run = Callable[[int], float]  # number of calls -> milliseconds a call
+Run = Callable[[int], float]  # number of calls -> milliseconds per call
 
 
 def timed(fn, *args) -> Run:
@@ -19,19 +19,19 @@ def timed(fn, *args) -> Run:
   return run
 
 
-def in_turns(name: str, arms: Mapping[str, Run], calls: Mapping[str, int],
+def in_turns(name: str, cases: Mapping[str, Run], calls: Mapping[str, int],
              turns: int) -> dict[str, list[float]]:
-  """Arm -> milliseconds a call, of each turn; each is run once before.
+  """Case -> milliseconds per call, of each turn; each is run once before.
 
-  Every other turn runs the arms in reverse.
+  Every other turn runs the cases in reverse.
   """
-  found = {arm: [] for arm in arms}
-  for run in arms.values():
+  times = {case: [] for case in cases}
+  for run in cases.values():
     run(1)  # compiles
   for turn in tqdm.trange(turns, desc=name, disable=None):
-    for arm in list(arms)[::-1 if turn % 2 else 1]:
-      found[arm].append(arms[arm](calls[arm]))
-  return found
+    for case in list(cases)[::-1 if turn % 2 else 1]:
+      times[case].append(cases[case](calls[case]))
+  return times
 
 
 def quartiles(values, form: str) -> str:

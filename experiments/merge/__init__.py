@@ -91,7 +91,7 @@ def measure(arm, context, result, ceiling):
   path = []
   if arm.path:
     for place in np.linspace(0, 1, arm.path):
-      between = _between(*result.ends, place)
+      between = _between(result.ends, place)
       _, at = evaluate(lambda _, x, model=between: context.logits(model, x))
       path.append((float(place), at['nll'], at['accuracy']))
     places, losses, _ = np.transpose(path)
@@ -100,7 +100,7 @@ def measure(arm, context, result, ceiling):
   return metrics, path
 
 
-def _between(a, b, place):
-  """(1 - place) a + place b."""
+def _between(ends, place):
+  """(1 - place) a + place b, of two models."""
   return tuple(merge.over_tree(merge.linear, x, [y], [float(place)]) if x else x
-               for x, y in zip(a, b))
+               for x, y in zip(*ends))

@@ -36,7 +36,7 @@ def check(spec: Spec) -> list[train.Report]:
       for r in train.check(training)[-1:]]
   if spec.base == 'pretrain':
     reports += report('base', base)
-    first, model = data.abstract(base.data), base.model
+    first, model = data.abstract(contexts.images_of(base)), base.model
   elif spec.base:
     trained = train.load_trained(spec.base)
     first, model = trained.info, contexts.model_of(trained)
@@ -44,9 +44,10 @@ def check(spec: Spec) -> list[train.Report]:
   validation = {}
   for name, task in spec.tasks.items():
     training = contexts.expert_training(spec, name, seed, model)
-    info = data.abstract(training.data)
+    images = contexts.images_of(training)
+    info = data.abstract(images)
     validation[name] = info.sizes['validation']
-    if first and spec.base and not training.data.mean:
+    if first and spec.base and not images.mean:
       info = dataclasses.replace(info, mean=first.mean, std=first.std)
     expert = info
     if task.checkpoint:
@@ -56,7 +57,7 @@ def check(spec: Spec) -> list[train.Report]:
     first = first or expert
     contexts.check_alike(name, expert, first, info)
     model = model or training.model
-  params = _shapes(model, first) if model else None
+  params = _shapes(model, first) if model and first else None
   for name in spec.arms:
     check_arm(spec, name, params)
     arm = arm_of(spec, name)

@@ -93,8 +93,9 @@ def make(spec: Spec, seed: int, workdir) -> MergeContext:
   for task in in_order(spec.tasks):
     entry = spec.tasks[task]
     start = experts[entry.init_from] if entry.init_from else base
-    training = expert_training(spec, task, seed, base and model_of(base))
-    splits[task] = data.load(training.data)
+    training = expert_training(spec, task, seed,
+                               model_of(base) if base else None)
+    splits[task] = data.load(images_of(training))
     experts[task] = train.load_trained(entry.checkpoint) if (
         entry.checkpoint) else pretrained(task, training, folder, start)
   first = base or next(iter(experts.values()))
@@ -136,6 +137,13 @@ def model_of(trained: train.Trained) -> train.Model:
     raise core.UserError(f'config.base {trained.source} is not the --workdir '
                          'of a run.')
   return core.spec.build(train.Model, trained.model)
+
+
+def images_of(training: train.Training) -> data.Images:
+  """The data set of a run; merges are of image classifiers."""
+  if not isinstance(training.data, data.Images):
+    raise core.UserError('config.tasks: merge is for images, not for text.')
+  return training.data
 
 
 def base_training(spec: Spec, seed: int) -> train.Training:
@@ -183,7 +191,7 @@ def multitask_training(spec: Spec, tasks, updates: str, seed: int,
       first,
       data=data.Images(
           'kt_jax.data:union', kw=dict(parts=tuple(p.data for p in parts)),
-          validation=0, mean=first.data.mean, std=first.data.std),
+          validation=0, mean=images_of(first).mean, std=images_of(first).std),
       loop=dataclasses.replace(
           first.loop, save_every=0,
           steps=first.loop.steps * (len(tasks) if updates == 'all' else 1)))

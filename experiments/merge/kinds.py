@@ -77,7 +77,7 @@ def multitask(arm: Arm, context: MergeContext) -> MergeResult:
   start = context.base if context.spec.base else None
   training = contexts.multitask_training(
       context.spec, arm.tasks, settings_of(Multitask, arm).updates,
-      context.seed, start and contexts.model_of(start))
+      context.seed, contexts.model_of(start) if start else None)
   trained = contexts.pretrained('multitask', training, context.folder, start)
   return of_model(context, (trained.params, trained.stats))
 

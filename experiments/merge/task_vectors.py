@@ -45,7 +45,7 @@ def layer_swap(arm: Arm, context: MergeContext) -> MergeResult:
 def distances(base, model):
   """Layer (a number, or the first name of a path) -> |model - base| / |base|.
   """
-  sums = {}
+  sums: dict[str, tuple[float, float]] = {}
   for path, leaf in base.items():
     layer = merge.layer_of(path)
     name = path.split('/')[0] if layer is None else str(layer)

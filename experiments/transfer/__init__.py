@@ -6,6 +6,7 @@ through weights alone, so all runs of one student are one compiled program.
 import csv
 import dataclasses
 import io
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,7 +83,7 @@ def run(spec: Spec, workdir):
   _write_csv(workdir / 'pairs.csv', PAIRS, pairs)
   if multi:
     _write_csv(workdir / 'multi.csv', MULTI, multi)
-  metrics = {f'delta_{method}': float(np.mean(
+  metrics: dict[str, Any] = {f'delta_{method}': float(np.mean(
       [row['delta'] for row in pairs if row['method'] == method]))
              for method in spec.methods}
   if jax.process_index() == 0:

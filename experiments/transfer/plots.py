@@ -4,7 +4,7 @@ import numpy as np
 from kt_jax.core import statistics
 from kt_jax.train import plots
 
-BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#777777'  # Okabe and Ito's
+BLUE, ORANGE, GRAY = '#0072B2', '#D55E00', '#777777'  # Okabe and Ito's
 NOTE = """\
 Line: means of bins of equally many pairs; the authors' public curve averages
 the upper quarter of each bin, so it lies higher. An axis that reaches beyond 20
@@ -15,7 +15,7 @@ def draw(workdir, deltas, gaps, rho, models) -> None:
   """Writes complementary.png, delta.png and success.png.
 
   Args:
-    workdir: where to.
+    workdir: of the run.
     deltas: method -> pair -> delta, in points.
     gaps: pair -> teacher minus student accuracy before, in points.
     rho: pair -> rho_positive, in percent.
@@ -27,7 +27,7 @@ def draw(workdir, deltas, gaps, rho, models) -> None:
 
 
 def complementary(rho, models):
-  """Matrix of rho_positive, a row a student."""
+  """Matrix of rho_positive, one row per student."""
   students, teachers = ([m for m in models if any(m == p[i] for p in rho)]
                         for i in (0, 1))
   grid = np.array([[rho.get((s, t), np.nan) for t in teachers]
@@ -51,22 +51,24 @@ def complementary(rho, models):
 
 
 def delta(deltas, gaps):
-  """Delta against the gap, a panel a method that has teachers."""
+  """Delta against the gap: one panel per method that has teachers."""
   panels = [m for m, d in deltas.items() if any(p in gaps for p in d)]
   columns = min(3, len(panels))
   lines = -(-len(panels) // columns)
   fig, axes = plots.figure(
       lines, columns, sharex=True, sharey=True, squeeze=False,
       figsize=(max(4.5, 2.5 * columns), .6 + 2.4 * lines), layout='constrained')
+  handles = []
   for axis, method in zip(axes.flat, panels):
     x, y = np.array([(gaps[p], v) for p, v in deltas[method].items()
                      if p in gaps]).T
-    axis.axhline(0, color=GREY, lw=1)
-    axis.axvline(0, color=GREY, lw=1, ls=':')
+    axis.axhline(0, color=GRAY, lw=1)
+    axis.axvline(0, color=GRAY, lw=1, ls=':')
     dots = axis.scatter(x, y, s=18, color=BLUE, alpha=.6, lw=0, label='pair')
     bins = np.array_split(np.argsort(x), max(1, min(5, len(x) // 3)))
     line, = axis.plot(*zip(*((x[b].mean(), y[b].mean()) for b in bins)), 'o-',
                       ms=5, color=ORANGE, label='mean of a bin of pairs')
+    handles = [dots, line]
     axis.set_title(f'{method} ({y.mean():+.2f})', fontsize=10)
   # One collapse would flatten every other panel on linear axes.
   for x, marks in ('x', (-40, -10, 0, 10, 40)), ('y', (-50, -20, -5, 0, 5, 20)):
@@ -78,7 +80,7 @@ def delta(deltas, gaps):
   for i, axis in enumerate(axes.flat):
     axis.set_visible(i < len(panels))
     axis.tick_params(labelbottom=i + columns >= len(panels))
-  fig.legend(handles=[dots, line], loc='outside upper right', ncols=2,
+  fig.legend(handles=handles, loc='outside upper right', ncols=2,
              fontsize=9, frameon=False)
   fig.supxlabel('teacher accuracy - student accuracy (points)', fontsize=10)
   fig.supylabel('delta (points)', fontsize=10)
@@ -86,7 +88,7 @@ def delta(deltas, gaps):
 
 
 def success(deltas):
-  """Share of pairs that improve, a bar a method."""
+  """Share of pairs that improve: one bar per method."""
   fig, axis = plots.figure(figsize=(7.5, 1.2 + .42 * len(deltas)),
                            layout='constrained')
   names, medians = [], []
@@ -94,7 +96,7 @@ def success(deltas):
     d, alone = np.array(list(pairs.values())), all(not t for _, t in pairs)
     share = np.mean(d > 0)
     ends = np.array(statistics.wilson(int(np.sum(d > 0)), len(d)))
-    axis.barh(i, 100 * share, height=.62, color=GREY if alone else BLUE,
+    axis.barh(i, 100 * share, height=.62, color=GRAY if alone else BLUE,
               alpha=.55, capsize=4, ecolor='black',
               xerr=100 * np.abs(ends - share)[:, None])  # abs: an ulp below 0
     names.append(method + ' (no teacher)' * alone)

@@ -14,6 +14,7 @@ import argparse
 import collections
 import csv
 import math
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -58,17 +59,17 @@ def write(workdir, *, reference: str, unsupervised: str, baseline: str,
           for runs in methods.values() for r in runs.values() if r['teacher']]
   if not rows:
     raise core.UserError(f'{workdir}/pairs.csv names no teacher in any row.')
-  # What models know before a transfer does not depend on the method.
+  # Accuracies before a transfer do not depend on the method.
   before = {(r['seed'], r['student'], r['teacher']): r for r in rows}
   rho, gaps = (_by_pair(before, k, 100) for k in ('rho_positive', 'gap'))
   models = _models(rows)
   deltas = {name: _by_pair(runs, 'delta') for name, runs in methods.items()}
   plots.draw(workdir, deltas, gaps, rho, models)
 
-  ran = (f'{len(gaps)} pairs of {len(models)} models (test accuracy '
+  scope = (f'{len(gaps)} pairs of {len(models)} models (test accuracy '
          f'{min(models.values()):.1f} to {max(models.values()):.1f}%), '
          f'seeds of the transfer: {len({seed for seed, *_ in before})}')
-  know = _knowledge(rows, rho)
+  knowledge = _knowledge(rows, rho)
   matrix = [['student \\ teacher, %', 'accuracy', *models]] + [
       [s, f'{a:.2f}', *(f'{rho.get((s, t), math.nan):.2f}' for t in models)]
       for s, a in models.items()]
@@ -82,8 +83,8 @@ def write(workdir, *, reference: str, unsupervised: str, baseline: str,
   multi = _multi(several) if several.exists() else []
   checkpoint.write_atomic(workdir / 'report.md', '\n\n'.join([
       '# Knowledge transfer between pairs of models',
-      f'{ran}; methods: {", ".join(methods)}.',
-      '## Complementary knowledge', know, table(matrix, bars=True),
+      f'{scope}; methods: {", ".join(methods)}.',
+      '## Complementary knowledge', knowledge, table(matrix, bars=True),
       '![rho_positive by pair](complementary.png)',
       '## Transfer by method', table(by_method, bars=True), _METHOD_NOTE,
       '![success by method](success.png)',
@@ -93,12 +94,12 @@ def write(workdir, *, reference: str, unsupervised: str, baseline: str,
       *(['## Several teachers', table(multi, bars=True), _MULTI_NOTE]
         if multi else [])]) + '\n')
 
-  # Chosen by label, whatever came out; what came out of the rest is counted.
+  # Chosen by label, not by outcome; the outcomes of the rest are counted.
   brief = [c for c in claims if 'share of' not in c[0] and (
       '3+' not in c[0] or f'above {baseline},' in c[0]
       or f'above {second_baseline},' in c[0])]
   rest = collections.Counter(c[-1] for c in claims if c not in brief)
-  text = [ran, know, '', table([row[:10] for row in by_method]), '',
+  text = [scope, knowledge, '', table([row[:10] for row in by_method]), '',
           table([head, *brief]), f'{rest.total()} more in report.md: '
           + ', '.join(f'{n} {verdict}' for verdict, n in rest.items()),
           *(['', table(multi)] if multi else [])]
@@ -114,10 +115,10 @@ def _read(path, names, before, *more):
     lacks = {'seed', *names, *numbers} - set(reader.fieldnames or ())
     if lacks:
       raise ValueError(f'lacks columns {", ".join(sorted(lacks))}')
-    for row in reader:
+    for cells in reader:
       line += 1
-      row = {'teacher': ''} | row | {
-          k: float(row[k]) for k in numbers}  # None where it is cut short
+      row: dict[str, Any] = {'teacher': ''} | cells | {
+          k: float(cells[k]) for k in numbers}  # None where it is cut short
       if not abs(row['delta'] - 100 * (row['accuracy'] - row[before])) < .05:
         raise ValueError(f'delta is not 100 (accuracy - {before})')
       table[row[names[0]]][row['seed'], row['student'], row['teacher']] = row
@@ -131,11 +132,11 @@ def _by_pair(runs, name, scale=1):
 
   Rounded to 1e-4, or +1 and -1 example of two seeds would be a success.
   """
-  found = collections.defaultdict(list)
+  values = collections.defaultdict(list)
   for (_, *pair), row in runs.items():
     if not math.isnan(row[name]):
-      found[tuple(pair)].append(scale * row[name])
-  return {pair: round(float(np.mean(v)), 4) for pair, v in found.items()}
+      values[tuple(pair)].append(scale * row[name])
+  return {pair: round(float(np.mean(v)), 4) for pair, v in values.items()}
 
 
 def _minus(table, a, b):
@@ -154,7 +155,7 @@ def _part(values, gaps, name):
 
 
 def _arrays(values):
-  """Values by pair, and what pairs share: the student."""
+  """Values by pair, and the student that each pair shares with others."""
   return np.array(list(values.values())), [student for student, _ in values]
 
 
@@ -164,11 +165,11 @@ def _mean(values):
 
 def _models(rows):
   """model -> percent, in ascending order."""
-  seen = collections.defaultdict(list)
+  accuracies = collections.defaultdict(list)
   for r in rows:
-    for who in ('student', 'teacher'):
-      seen[r[who]].append(100 * r[f'{who}_accuracy'])
-  means = {m: float(np.mean(v)) for m, v in seen.items()}
+    for role in ('student', 'teacher'):
+      accuracies[r[role]].append(100 * r[f'{role}_accuracy'])
+  means = {m: float(np.mean(v)) for m, v in accuracies.items()}
   return dict(sorted(means.items(), key=lambda item: item[1]))
 
 
@@ -205,31 +206,31 @@ def _claims(methods, gaps, reference, baseline, control, unsupervised):
   """Table of the claims."""
   above, apart = f'{reference} above', f'{unsupervised} minus {reference}'
   d = _minus(methods, reference, baseline)
-  found = {f'{above} {baseline}, {part}': _mean(_part(d, gaps, part))
+  estimates = {f'{above} {baseline}, {part}': _mean(_part(d, gaps, part))
            for part in PARTS}
-  found['gap larger where the teacher is weaker'] = statistics.welch(*(
+  estimates['gap larger where the teacher is weaker'] = statistics.welch(*(
       _arrays(_part(d, gaps, part))
       for part in ('teacher weaker', 'teacher as good or stronger')))
-  found[f'{above} {control} of the student'] = _mean(
+  estimates[f'{above} {control} of the student'] = _mean(
       _minus(methods, reference, control))
-  found[apart] = _mean(_minus(methods, unsupervised, reference))
+  estimates[apart] = _mean(_minus(methods, unsupervised, reference))
   a, b = (_by_pair(methods.get(m, {}), 'delta') for m in (reference, baseline))
   both, students = _arrays({p: (a[p], b[p]) for p in a if p in b})
   for label, f in (
       ('success rate', statistics.success_rate),
       ('share of pairs improved', lambda d, _: 100 * np.mean(d > 0)),
       ('worst quartile', lambda d, _: statistics.worst_quartile(d))):
-    found[f'{above} {baseline}, {label}'] = statistics.bootstrap(
+    estimates[f'{above} {baseline}, {label}'] = statistics.bootstrap(
         lambda i, s, f=f: f(both[i, 0], s) - f(both[i, 1], s), students)
   for name in methods:
     if name not in (reference, baseline, control, unsupervised):
       d = _minus(methods, reference, name)
       for part in ('all pairs', 'teacher 3+ points stronger'):
-        found[f'{above} {name}, {part}'] = _mean(_part(d, gaps, part))
+        estimates[f'{above} {name}, {part}'] = _mean(_part(d, gaps, part))
   return [['claim', 'difference', 's.e.', 'n', 'verdict']] + [
       [label[:58], f'{e.value:+.2f}', f'{e.se:.2f}', str(e.n),
        statistics.verdict(*e, *[NOISE] * (label == apart))]
-      for label, e in found.items()]
+      for label, e in estimates.items()]
 
 
 def _multi(path):

@@ -190,8 +190,8 @@ class Student:
                         steps=len(chosen) * steps))
     labels = self.splits.test.labels
     before, n = train.right(self.pool[self.name].test, labels), len(labels)
-    right = {mode: train.right(self.logits(m), labels)
-             for mode, m in models.items()}
+    right: dict[str, float] = {
+        mode: train.right(self.logits(m), labels) for mode, m in models.items()}
     right['single_mean'] = float(np.mean(
         [train.right(test[Run(method, (t,))], labels) for t in chosen]))
     return [dict(
@@ -217,7 +217,8 @@ class Student:
     steps = steps or spec.loop.steps
     which = jnp.asarray(np.stack([self.indices(run) for run in runs]))
     inputs: Any = [step_inputs(spec, run.method, seed, steps) for run in runs]
-    begin = lambda: first_state(*start, self.tx)._replace(
+    params, stats = start
+    begin = lambda: first_state(params, stats, self.tx)._replace(
         step=jnp.asarray(first, jnp.int32))
     states = [jax.device_put(begin(), replicated(self.mesh)) for _ in runs]
     models = [(self.pool[self.name].predict, start)] + [
@@ -239,16 +240,16 @@ class Student:
             state, batch, targets(batch['images']), which, inputs)
         return state, {'loss': jnp.sum(metrics['loss'])}
     else:
-      state = train.State(*(dict(enumerate(x)) for x in zip(*states)))
+      state = train.State._make(dict(enumerate(x)) for x in zip(*states))
       def step(state, batch, inputs):
         logits, new, losses = targets(batch['images']), [], {}
         for i, run in enumerate(runs):
           one, metrics = self.step(
-              train.State(*(x[i] for x in state)), batch, logits, which[i],
+              train.State._make(x[i] for x in state), batch, logits, which[i],
               inputs[i])
           new.append(one)
           losses[' '.join([run.method, *run.teachers])] = metrics['loss']
-        return train.State(*(dict(enumerate(x)) for x in zip(*new))), losses
+        return train.State._make(dict(enumerate(x)) for x in zip(*new)), losses
 
     name = f'{self.name} seed {seed}, {label}'
     stream = data.stream(
@@ -285,14 +286,15 @@ class Student:
 
   def logits(self, model):
     """Test logits of `(params, stats)` of this student."""
+    params, stats = model
     return train.predict_all(
-        self.pool[self.name].predict, *model, self.splits.test,
+        self.pool[self.name].predict, params, stats, self.splits.test,
         batch_size=self.spec.evaluate.batch_size, mesh=self.mesh)
 
   def row(self, run, after, seed):
     """One row of pairs.csv."""
-    before, labels = self.pool[self.name].test, self.splits.test.labels
-    n = len(labels)
+    before: Any = self.pool[self.name].test
+    labels, n = self.splits.test.labels, len(self.splits.test)
     right = lambda logits: train.right(logits, labels)
     exact = lambda fraction: round(float(fraction) * n) / n  # float32 -> counts
     row = dict(
@@ -306,7 +308,7 @@ class Student:
         loss=exact(scores.knowledge_loss(before, after, labels)),
         transfer_rate=np.nan)
     if run.teachers:
-      teacher = self.pool[run.teachers[0]].test
+      teacher: Any = self.pool[run.teachers[0]].test
       row |= dict(
           teacher_accuracy=right(teacher) / n,
           rho_positive=exact(scores.rho_positive(before, teacher, labels)),

@@ -51,7 +51,7 @@ def nearest(what: str, name: str, choices: Iterable[str]) -> str:
   return f'No {what} {name!r}.{hint} Have: {shown or "none"}.'
 
 
-def resolve(namespace: ModuleType, name: str, what: str,
+def resolve(namespace: ModuleType | None, name: str, what: str,
             takes: str | None = None) -> Any:
   """The public function `name` of `namespace`, or the user's `module:function`.
 
@@ -77,7 +77,7 @@ def resolve(namespace: ModuleType, name: str, what: str,
     choices = {n: v for n, v in vars(module).items() if callable(v)}
     name = attribute
   else:
-    choices = {n: v for n, v in vars(namespace).items()
+    choices = {n: v for n, v in (vars(namespace) if namespace else {}).items()
                if not n.startswith('_')
                and (inspect.isfunction(v) or inspect.isclass(v))
                and (takes is None or _takes(v, takes))}
