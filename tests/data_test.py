@@ -45,8 +45,9 @@ def take(iterator, n):
   return [next(iterator) for _ in range(n)]
 
 
-def own(config):
+def own(config, *, own_setting=3):
   """A data set of the user's, named 'data_test:own'."""
+  assert own_setting == 3
   x = some(60, classes=3)
   names = ('ant', 'bee', 'cat')
   return data.from_arrays(config['name'], {
@@ -143,7 +144,7 @@ def test_split_seed_and_fingerprint():
     {'imbalance': 20, 'label_noise': 0.2, 'pad': 3, 'subset': 0.5},
     {'classes': (0, 3), 'class_shares': (1, 0, 0, 0.1, 0, 0, 0, 0, 0, 0),
      'size': 12, 'rotation': 45, 'subset': 0.1},
-    {'name': 'data_test:own', 'train': 'train+extra', 'own_setting': 3}])
+    {'name': 'data_test:own', 'train': 'train+extra', 'kw': {'own_setting': 3}}])
 def test_abstract_is_what_load_finds(config):
   config = ml_collections.ConfigDict(config)
   splits, info = data.load(config), data.abstract(config)
@@ -681,7 +682,7 @@ def test_class_shares_are_of_train_only():
 
 def test_union():
   parts = [{'classes': (1, 2), 'train': 'train[:50%]'}, {'rotation': 30.0}]
-  whole = data.load({'name': 'kt_jax.data:union', 'parts': parts,
+  whole = data.load({'name': 'kt_jax.data:union', 'kw': {'parts': parts},
                      'validation': 0})
   found = [data.load(part) for part in parts]
   for name in ('train', 'test'):
@@ -766,7 +767,7 @@ def test_aspects_separate_digits_in_any_batch():
 
 
 @pytest.mark.parametrize('config, says', [
-    ({'nam': 'digits'}, "setting of data 'nam'. Did you mean 'name'"),
+    ({'nam': 'digits'}, "key of data 'nam'. Did you mean 'name'"),
     ({'name': ''}, 'data.name'), ({'name': 3}, 'data.name'),
     ({'name': 'digit'}, "Did you mean 'digits'"),
     ({'name': 'fashion_mnits'}, "Did you mean 'fashion_mnist'"),
@@ -809,8 +810,8 @@ def test_aspects_separate_digits_in_any_batch():
     ({'class_shares': (1,)}, 'data.class_shares must be 10 shares'),
     ({'class_shares': (2.0,) * 10}, 'data.class_shares'),
     ({'class_shares': (1.0,) * 10, 'imbalance': 2}, 'one of them'),
-    ({'name': 'kt_jax.data:union'}, 'data.parts must be'),
-    ({'name': 'kt_jax.data:union', 'parts': [{}, {'pad': 1}]},
+    ({'name': 'kt_jax.data:union'}, 'data.kw.parts must be'),
+    ({'name': 'kt_jax.data:union', 'kw': {'parts': [{}, {'pad': 1}]}},
      'they must be the same'),
     ({'label_noise': True}, 'data.label_noise'),
     ({'mean': (0.1, 0.2)}, 'data.mean must be 1 numbers'),

@@ -20,10 +20,10 @@ if str(ROOT) not in sys.path:
 
 from kt_jax import core
 from kt_jax.launch import config as configs
-from kt_jax.launch.override import override
 from kt_jax.launch import main as run
 from kt_jax.launch import report
 from kt_jax.launch import sweep
+from kt_jax.launch.override import override
 
 HERE = 'launcher_stubs'  # this module, under a name that a config can say
 sys.modules[HERE] = sys.modules[__name__]

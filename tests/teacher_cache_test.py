@@ -1,4 +1,4 @@
-"""Views of examples, and what teachers say of them on disk."""
+"""Views of examples, and outputs of teachers for them on disk."""
 import json
 import time
 
@@ -18,9 +18,9 @@ from kt_jax.data import records
 K = 12
 
 
-def outputs(images):
+def outputs(batch):
   """A teacher: logits and a map, functions of the images alone."""
-  x = jnp.asarray(images, jnp.float32) / 255
+  x = jnp.asarray(batch['images'], jnp.float32) / 255
   logits = x.reshape(len(x), -1) @ jnp.sin(jnp.arange(x[0].size * K)).reshape(
       -1, K)
   return {'logits': logits, 'pool': x[:, ::4, ::4]}
@@ -132,7 +132,7 @@ def test_augmented_is_deterministic_and_keeps_the_rest():
 
 
 @pytest.mark.parametrize('resident', [True, False])
-def test_cache_gives_back_what_the_teacher_said(tmp_path, monkeypatch,
+def test_cache_holds_the_outputs_of_the_teacher(tmp_path, monkeypatch,
                                                 resident):
   if not resident:
     monkeypatch.setattr(records, 'RESIDENT', 0)
@@ -144,7 +144,7 @@ def test_cache_gives_back_what_the_teacher_said(tmp_path, monkeypatch,
       {'big': again}), **SHOWN)
   for batch in take(stream, 30):
     # The very images of the stream, by the same teacher.
-    want = outputs(batch['images'])
+    want = outputs(batch)
     got = again.lookup(batch['index'], batch['view'])
     for name in want:
       assert got[name].dtype == np.float32
@@ -159,18 +159,18 @@ def test_cache_gives_back_what_the_teacher_said(tmp_path, monkeypatch,
 
 def test_written_once_and_whole(tmp_path):
   calls = []
-  def counted(images):
-    calls.append(len(images))
-    return outputs(images)
+  def counted(batch):
+    calls.append(len(batch['images']))
+    return outputs(batch)
   write(tmp_path / 'a', fn=counted)
   assert calls == [8] * (3 * 5), 'one shape for all batches'
   write(tmp_path / 'a', fn=counted)
   assert len(calls) == 15
-  def fails(images):
-    calls.append(len(images))
+  def fails(batch):
+    calls.append(len(batch['images']))
     if len(calls) > 20:
       raise RuntimeError('killed')
-    return outputs(images)
+    return outputs(batch)
   with pytest.raises(RuntimeError, match='killed'):
     write(tmp_path / 'b', fn=fails)
   assert not (tmp_path / 'b').exists()
@@ -210,7 +210,10 @@ def test_top_k_keeps_probabilities(tmp_path, top_k):
   full = write(tmp_path / 'full', dtype='float32').lookup(np.arange(37), 1)
   cut = write(tmp_path / 'cut', dtype='float32', top_k=top_k).lookup(
       np.arange(37), 1)
-  p, q = (np.asarray(jax.nn.softmax(x['logits'], -1)) for x in (full, cut))
+  assert cut['logits'].shape == cut['logits/class'].shape == (37, top_k)
+  filled = data.fill_logits(cut['logits'], cut['logits/class'],
+                            cut['logits/rest'], K)
+  p, q = (np.asarray(jax.nn.softmax(x, -1)) for x in (full['logits'], filled))
   order = np.argsort(-p, axis=1)
   top = lambda x: np.take_along_axis(x, order[:, :top_k], 1)
   rest = lambda x: np.take_along_axis(x, order[:, top_k:], 1)
@@ -279,16 +282,16 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
 
 
 def constant(value):
-  return lambda images: {'logits': np.where(
-      np.arange(len(images))[:, None] == 3, value, np.zeros((1, K)))}
+  return lambda batch: {'logits': np.where(
+      np.arange(len(batch['images']))[:, None] == 3, value, np.zeros((1, K)))}
 
 
 @pytest.mark.parametrize('settings, says', [
     (dict(fn=constant(7e4)), "does not fit float16: set dtype='float32'"),
     (dict(fn=constant(np.nan)), 'big: logits of example 1003, view 0, is nan'),
     (dict(fn=constant(np.inf), dtype='float32'), 'is not finite'),
-    (dict(fn=lambda x: {'logits': x[:2, 0, 0]}), 'shape (2, 3)'),
-    (dict(fn=lambda x: {'logits': x}), 'logits are [b, K]'),
+    (dict(fn=lambda x: {'logits': x['images'][:2, 0, 0]}), 'shape (2, 3)'),
+    (dict(fn=lambda x: {'logits': x['images']}), 'logits are [b, K]'),
     (dict(top_k=K), 'top_k must be from 0 (all) to 11'),
     (dict(top_k=-1), 'top_k'), (dict(views=0), 'views'),
     (dict(views=True), 'views'), (dict(dtype='int8'), 'dtype'),
@@ -330,3 +333,33 @@ def test_look_up_is_fast(tmp_path):
     cache.lookup(rows, 0)
     times.append(time.perf_counter() - start)
   assert np.median(times) < 1e-3
+
+
+@pytest.mark.parametrize('top_k', [0, 2])
+def test_outputs_for_tokens(tmp_path, top_k):
+  """A row of S tokens has logits [S, V]; where text is cached, in one view."""
+  rows, length, size = 11, 6, 9
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, size, (rows, length)).astype(np.int32)
+  arrays = data.TextArrays(
+      tokens, np.ones_like(tokens), np.ones(tokens.shape, bool),
+      np.arange(rows), np.zeros(rows, np.int32), {'only': 1.0})
+  table = rng.normal(size=(size, size)).astype(np.float32)
+  kw = dict(key=KEY, batch_size=4, dtype='float32', top_k=top_k)
+  cache = data.write_cache(tmp_path / 'a', lambda batch: {
+      'logits': table[batch['tokens']]}, arrays, **kw)
+  index = np.array([7, 0, 10])
+  got = cache.lookup(index, 0)
+  logits = got['logits']
+  if top_k:
+    assert got['logits/class'].shape == (3, length, top_k)
+    logits = data.fill_logits(logits, got['logits/class'], got['logits/rest'],
+                              size)
+  want = table[tokens[index]]
+  kept = np.argsort(-want, -1)[..., :top_k or size]
+  np.testing.assert_allclose(
+      np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), kept, -1),
+      np.take_along_axis(np.asarray(jax.nn.log_softmax(want)), kept, -1),
+      rtol=1e-5, atol=1e-6)
+  with pytest.raises(UserError, match='views must be 1 for text'):
+    data.write_cache(tmp_path / 'b', lambda batch: {}, arrays, views=2, **kw)

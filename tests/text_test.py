@@ -331,7 +331,7 @@ def test_jsonl(tmp_path):
   config['pack'] = False
   assert data.load_text(config).info.sizes == {
       'train': 36, 'validation': 2, 'test': 2}
-  config['start'] = True
+  config['add_bos'] = True
   assert np.all(data.load_text(config).train.tokens[:, 0] == CHARACTERS.bos)
   config['length'] = 10
   refused(lambda: data.load_text(config), 'documents', 'the longest 13')
@@ -502,13 +502,13 @@ def test_text_and_pairs_in_one_mixture(tmp_path):
     ({'length': 21}, ('responses', 'more than 1 ')),
     ({'lenght': 5}, ("Did you mean 'length'",)),
     ({'length': 1}, ('data.length',)), ({'prompt': 32}, ('data.prompt',)),
-    ({'prompt': True}, ('data.prompt',)), ({'end': 1}, ('data.end',)),
-    ({'too_long': 'cut'}, ("'refuse' or 'drop'",)),
+    ({'prompt': True}, ('data.prompt',)), ({'add_eos': 1}, ('data.add_eos',)),
+    ({'too_long': 'cut'}, ('data.too_long', 'drop, refuse')),
     ({'tokenizer': 'words'}, ('tokenizer',)), ({'tokenizer': 3}, ('string',)),
     ({'split_seed': -1}, ('data.split_seed',)), ({'data_dir': 3}, ('string',)),
     ({'domains': {}}, ('at least one',)), ({'domains': 3}, ('mapping',)),
     ({'domains': {'a': 3}}, ('data.domains.a',)),
-    ({'domains': {'a': {}}}, ('data.domains.a.source',)),
+    ({'domains': {'a': {}}}, ('data.domains.a needs source',)),
     ({'domains': {'a': {'source': 'task:ad', 'train': 1}}}, ("mean 'add'",)),
     ({'domains': {'a': {'source': 'tiny_shakspeare'}}},
      ("mean 'tiny_shakespeare'",)),
@@ -683,7 +683,7 @@ def test_rows_in_other_tokens(tmp_path):
   (tmp_path / 'text.txt').write_text('the cat \u00e9t\u00e9, the dog ' * 40)
   for mine, theirs in [(a, b), (b, a), (a, a)]:
     arrays = data.load_text(dict(
-        length=40, tokenizer=mine.name, start=True, domains=dict(
+        length=40, tokenizer=mine.name, add_bos=True, domains=dict(
             own=dict(source='text_test:own', kw=dict(n=9)),
             read=dict(source=str(tmp_path / 'text.txt'))))).train
     rows = data.retokenize(arrays, mine, theirs, 80)
