@@ -144,7 +144,8 @@ def test_split_seed_and_fingerprint():
     {'imbalance': 20, 'label_noise': 0.2, 'pad': 3, 'subset': 0.5},
     {'classes': (0, 3), 'class_shares': (1, 0, 0, 0.1, 0, 0, 0, 0, 0, 0),
      'size': 12, 'rotation': 45, 'subset': 0.1},
-    {'name': 'data_test:own', 'train': 'train+extra', 'kw': {'own_setting': 3}}])
+    {'name': 'data_test:own', 'train': 'train+extra',
+     'kw': {'own_setting': 3}}])
 def test_abstract_is_what_load_finds(config):
   config = ml_collections.ConfigDict(config)
   splits, info = data.load(config), data.abstract(config)

@@ -200,7 +200,8 @@ def test_imported_weights(spoil, tmp_path, capsys):
     ([*MERGE, '--config.tasks.turned.changes.data.rotaton=9'], "'rotation'"),
     ([*MERGE, '--config.tasks.turned.changes.data.classes=10'],
      'changes.data.classes must be a tuple'),
-    ([*MERGE, '--config.tasks.turned.changes.data.classes=(10,)'], 'from 0 to 9'),
+    ([*MERGE, '--config.tasks.turned.changes.data.classes=(10,)'],
+     'from 0 to 9'),
     ([*MERGE, '--config.base=/nowhere'], '/nowhere'),
 ], ids=lambda x: x[-1] if isinstance(x, list) else '')
 def test_config(argv, says, trained, tmp_path, capsys, monkeypatch):

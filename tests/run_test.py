@@ -14,10 +14,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-  sys.path.insert(0, str(ROOT))
-
 from kt_jax import core
 from kt_jax.launch import config as configs
 from kt_jax.launch import main as run
@@ -25,6 +21,7 @@ from kt_jax.launch import report
 from kt_jax.launch import sweep
 from kt_jax.launch.override import override
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 HERE = 'launcher_stubs'  # this module, under a name that a config can say
 sys.modules[HERE] = sys.modules[__name__]
 CALLS = []
