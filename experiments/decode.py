@@ -170,12 +170,12 @@ class _Fused:
 
   def likelihood(self, arrays, settings):
     @jax.jit
-    def score(arrays, stats, batch):
-      del stats
+    def score(arrays, unused, batch):
+      del unused
       batch = train.align(batch)
-      logits = [models.call(net, *a, lambda m: m(
+      logits = [models.call(net, params, stats, lambda m: m(
           batch['tokens'], batch['segments']))[0]
-                for net, a in zip(self._nets, arrays)]
+                for net, (params, stats) in zip(self._nets, arrays)]
       fused, _ = self._call(logits, settings)
       row = lambda x: jnp.sum(x, 1, where=batch['where'], dtype=jnp.float32)
       return dict(nll=row(losses.cross_entropy(fused, batch['labels'])),

@@ -5,6 +5,7 @@ the compiler reports it, and time, over the four matrix products that both need.
 """
 import dataclasses
 import inspect
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -79,9 +80,11 @@ def measure(settings, workloads):
 def temporaries(loss, work) -> tuple[float, float]:
   """Gigabytes of the loss by chunks, and of the loss on logits."""
   shapes = jax.eval_shape(lambda: arrays(work, work.tokens))
-  return tuple(
-      jax.jit(gradient(fn(loss, work.chunk))).lower(*shapes).compile()
-      .memory_analysis().temp_size_in_bytes / 1e9 for fn in (by_chunks, plain))
+  def of(fn):
+    program = jax.jit(gradient(fn(loss, work.chunk))).lower(*shapes).compile()
+    memory: Any = program.memory_analysis()
+    return memory.temp_size_in_bytes / 1e9
+  return of(by_chunks), of(plain)
 
 
 def arrays(work, tokens):

@@ -3,6 +3,7 @@ import dataclasses
 import importlib
 import inspect
 import time
+from typing import Any
 
 import jax
 from jax import monitoring
@@ -130,10 +131,10 @@ def problem(work, settings):
   experts = [{path: x + 0.01 * jnp.asarray(rng.normal(size=x.shape), x.dtype)
               for path, x in base.items()} for _ in range(settings.experts)]
   op = core.resolve(merge, work.operator, 'operator')
-  draws = 'key' in inspect.signature(op).parameters
+  random: dict[str, Any] = dict(key=jax.random.key(0)) if (
+      'key' in inspect.signature(op).parameters) else {}
   space = procedures.parameter_space(
-      op, base, settings.experts, genes=tuple(work.genes),
-      **(dict(key=jax.random.key(0)) if draws else {}))
+      op, base, settings.experts, genes=tuple(work.genes), **random)
   rows = slice(work.examples)
   images = data.normalize(jnp.asarray(splits.train.images[rows]), info.mean,
                           info.std)
@@ -151,9 +152,9 @@ def compilations(run, genomes) -> int:
   """How many programs three generations compile, one of them smaller."""
   count = 0
 
-  def listen(event, seconds, **_):
+  def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
     nonlocal count
-    del seconds
+    del duration_secs, kwargs
     count += event == _COMPILED
   monitoring.register_event_duration_secs_listener(listen)
   try:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any
 
 import jax
 from jax import monitoring
@@ -177,9 +178,12 @@ def child(begin, spawned, out, *argv):
   line, spawned = Timeline(), float(spawned)
   line.add('interpreter', spawned, begin)
   line.add('imports', begin, time.time())
-  monitoring.register_event_time_span_listener(
-      lambda event, begin, end, **_: event in EVENTS and line.add(
-          EVENTS[event], begin, end))
+  def listen(event: str, start_time: float, end_time: float,
+             **kwargs: str | int) -> None:
+    del kwargs
+    if event in EVENTS:
+      line.add(EVENTS[event], start_time, end_time)
+  monitoring.register_event_time_span_listener(listen)
   line.imports('later imports')
   line.timed('devices', jax.devices)()
 
@@ -198,7 +202,8 @@ def child(begin, spawned, out, *argv):
     line.timed('first step', lambda: jax.block_until_ready(
         step(state, batch, inputs)))()
     raise _Done
-  loop.fit = fit
+  patched: Any = fit
+  loop.fit = patched
 
   try:
     return launcher.main(list(argv)) or 1  # it cannot end without a step

@@ -2,7 +2,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Protocol
 
 from etils import epath
 import jax
@@ -18,7 +18,17 @@ from kt_jax.train.pretrained import load_trained
 from kt_jax.train.pretrained import Trained
 
 
-def training_of(spec: specs.Training, name: str) -> specs.Training:
+class Pooled(Protocol):
+  """A spec with pretrained models: `Training`, or that of an experiment."""
+  @property
+  def pool(self) -> Mapping[str, specs.Pretrained]: ...
+  @property
+  def pretrain(self) -> specs.Training | None: ...
+  @property
+  def pool_dir(self) -> str: ...
+
+
+def training_of(spec: Pooled, name: str) -> specs.Training:
   """The spec that trains an entry of `spec.pool`; `init_from` is not set yet.
 
   Its data are where those of `spec` are, unless it names a place.
@@ -50,7 +60,7 @@ def changed(spec, entry: specs.Pretrained, where: str,
   return new
 
 
-def load(spec: specs.Training, name: str | Trained, workdir=None, run=None,
+def load(spec: Pooled, name: str | Trained, workdir=None, run=None,
          step: int = -1) -> Trained:
   """A model: a key of `spec.pool`, trained if need be, or a checkpoint.
 
@@ -71,7 +81,7 @@ def load(spec: specs.Training, name: str | Trained, workdir=None, run=None,
   return load_trained(path(spec, name, workdir, run), at)
 
 
-def path(spec: specs.Training, name: str, workdir, run) -> epath.Path:
+def path(spec: Pooled, name: str, workdir, run) -> epath.Path:
   """The workdir of an entry of the pool, trained if it is not there."""
   training, start = training_of(spec, name), spec.pool[name].init_from
   content = {}
@@ -104,7 +114,7 @@ def load_data(spec: data.Images | data.Text) -> data.Splits:
       data.load(spec))
 
 
-def order_of(spec: specs.Training, names) -> list[str]:
+def order_of(spec: Pooled, names) -> list[str]:
   """Entries of the pool among `names` and what they start from, those first."""
   order = []
   for name in names:
