@@ -901,7 +901,7 @@ SHARED = [  # changes that both modalities refuse
     (dict(modules=dict(m=Module('TaidSchedule', dict(stat=1))), terms=dict(
         kd=dict(module='m'))), "Did you mean 'start'"),
     (dict(modules=dict(big=Module('TaidSchedule')), terms=dict(
-        kd=dict(module='big'))), 'the name is reserved, taken'),
+        kd=dict(module='big'))), 'the name is reserved, used twice'),
     (dict(modules={'a/b': Module('TaidSchedule')}, terms=dict(
         kd=dict(module='a/b'))), "contains '/' or '@'"),
     (dict(teachers={'a@b': Teacher('x')}), "contains '/' or '@'"),

@@ -22,7 +22,7 @@ from kt_jax import losses
 
 B = 8
 ALL, WHERE = np.ones(B, bool), np.array([1, 0, 1, 1, 1, 0, 1, 1], bool)
-SECTIONS = ('Args', 'Returns', 'Departures', 'References')
+SECTIONS = ('Args', 'Returns', 'Example', 'Departures', 'References')
 MODELS = ('student_', 'teacher_', 'initial_')
 KINDS = (response, feature, relation, sequence)
 CASES = {n: case for kind in KINDS for n, case in kind.CASES.items()}

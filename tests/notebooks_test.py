@@ -15,11 +15,17 @@ import pytest
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'notebooks'
 PATHS = sorted(FOLDER.glob('*.ipynb'))
+# A few updates show that a notebook runs: what stands there, what is run.
+SHORTER = {'language': ('in range(steps):', 'in range(3):'),
+           'losses': ('epochs=100', 'epochs=2')}
 notebooks = pytest.mark.parametrize('path', PATHS, ids=lambda p: p.stem)
 
 
-def execute(path):
+def execute(path, shorter=('', '')):
   notebook = nbformat.read(path, as_version=4)
+  assert any(shorter[0] in c.source for c in notebook.cells)
+  for cell in notebook.cells:
+    cell.source = cell.source.replace(*shorter)
   nbclient.NotebookClient(
       notebook, timeout=300, kernel_name='python3', coalesce_streams=True,
       resources={'metadata': {'path': str(FOLDER)}}).execute(
@@ -36,7 +42,7 @@ def kinds(notebook):
 @notebooks
 def test_runs(path):
   """With as many texts and figures as are stored; numbers may differ a bit."""
-  notebook = execute(path)
+  notebook = execute(path, SHORTER.get(path.stem, ('', '')))
   printed = ''.join(o.get('text', '') for c in notebook.cells
                     for o in c.get('outputs', ()))
   assert 'gained' in printed
