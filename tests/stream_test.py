@@ -329,8 +329,8 @@ def test_one_kernel_for_all_shapes_and_gradients():
     return merge.task_arithmetic(base, models, weight, scale=scale)
   merge.declare(op, entrywise=True)
   base = {f'layers.{i}.w': np.ones((3, i + 1), np.float32) for i in range(5)}
-  streamed(op, base, [base], [1.0], scale=0.5, threads=1,  # two may both compile
+  streamed(op, base, [base], [1.0], scale=0.5, threads=1,
            rules=[('', dict(scale=merge.Gradient((0.1, 0.9))))])
-  # Checked for each shape before the first block, compiled once.
+  # Checked for each shape before the first block; compiled once, by one thread.
   assert sorted(calls, key=len) == [(_job._SMALL,), *(
       x.shape for x in base.values())]
