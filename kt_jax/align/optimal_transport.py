@@ -2,6 +2,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jax import numpy as jnp
 import numpy as np
 from scipy import optimize
 from scipy.spatial import distance
@@ -125,8 +126,8 @@ def _plan(cost: np.ndarray, solver: str, regularization: float) -> np.ndarray:
     except ImportError as e:
       raise ImportError(f'Exact transport from {n} to {m} units needs POT: pip '
                         "install 'kt_jax[align]' (or POT).") from e
-    plan = ot.emd(np.full(n, 1 / n), np.full(m, 1 / m), cost,
-                  numItermax=10**7)
+    plan = np.asarray(ot.emd(np.full(n, 1 / n), np.full(m, 1 / m), cost,
+                             numItermax=10**7))
   return plan / plan.sum(0, keepdims=True)
 
 
@@ -139,7 +140,8 @@ def _sinkhorn(cost: np.ndarray, regularization: float) -> np.ndarray:
                       "'kt_jax[align]' (or ott-jax).") from e
   largest = cost.max() or 1.0
   cost = (cost / largest).astype(np.float32)
-  out = linear.solve(geometry.Geometry(cost, epsilon=regularization),
+  out = linear.solve(geometry.Geometry(jnp.asarray(cost),
+                                       epsilon=regularization),
                      max_iterations=10_000)
   if not bool(out.converged):
     raise core.UserError('optimal_transport: Sinkhorn did not converge at '
