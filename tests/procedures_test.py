@@ -322,21 +322,28 @@ def test_search_goes_on_bit_for_bit(name, save):
   np.testing.assert_array_equal(search.ask(whole), search.ask(whole))
 
 
-def test_sep_cma_es_is_that_of_the_package():
+@pytest.mark.parametrize('kw', [
+    {}, dict(population=7, bounds=[(-1, 0.5), (0, 1), (-2, 2)]),
+    dict(diagonal=True, population=5)])
+def test_cma_es_is_that_of_the_package(kw):
   mean, sigma = np.array([0.2, 0.7, -1.0]), 0.4
-  theirs = cmaes.SepCMA(mean=mean, sigma=sigma, population_size=5)
-  search = procedures.cma_es(mean, sigma, seed=5, diagonal=True, population=5)
+  kind = cmaes.SepCMA if kw.get('diagonal') else cmaes.CMA
+  bounds = kw.get('bounds')
+  theirs = kind(mean=mean, sigma=sigma, population_size=kw.get(
+      'population', 4 + int(3 * np.log(3))), bounds=None if bounds is None
+                else np.asarray(bounds, float))
+  search = procedures.cma_es(mean, sigma, seed=5, **kw)
   state = search.init()
   for generation in range(3):
     theirs.reseed_rng(np.random.SeedSequence([5, generation]).generate_state(
         1)[0])
     want = [theirs.ask() for _ in range(theirs.population_size)]
     genomes = search.ask(state)
-    np.testing.assert_array_equal(genomes, want)
+    np.testing.assert_allclose(genomes, want, rtol=1e-9, atol=1e-12)
     fitness = -np.sum((genomes - 0.3)**2, 1)
     theirs.tell([(x, -value) for x, value in zip(want, fitness)])
     state = search.tell(state, genomes, fitness)
-  np.testing.assert_array_equal(state['mean'], theirs.mean)
+  np.testing.assert_allclose(state['mean'], theirs.mean, rtol=1e-9, atol=1e-12)
 
 
 def test_random_search_draws_from_its_distribution():
@@ -553,6 +560,39 @@ def test_router_learns_who_is_asked():
   assert (weight.argmax(1) == tasks).mean() > 0.9
   jax.tree.map(np.testing.assert_array_equal, standard,
                state.theta['standard'])
+
+
+@pytest.mark.parametrize('width,hidden', [(None, 2 * D), (5, 5)])
+def test_router_by_hand(width, hidden):
+  r = np.random.default_rng(0)
+  features = r.normal(size=(30, D)) * [1, 5, 1, 1] + [0, 2, 0, 0]
+  features[:, 3] = 7  # constant
+  tasks = r.integers(0, T, 30)
+  router = procedures.mlp_router(T, width=width, dropout=0.3)
+  state = router.init(jax.random.key(0), features)
+  layers = [[np.asarray(x, np.float64) for x in layer]
+            for layer in state.theta['layers']]
+  assert [len(bias) for _, bias in layers] == [hidden, hidden, T]
+
+  def logits(key=None):
+    std = np.where(features.std(0) == 0, 1, features.std(0))
+    h = (features - features.mean(0)) / std
+    for n, (kernel, bias) in enumerate(layers):
+      h = h @ kernel + bias
+      if n < 2:
+        h = np.where(h > 0, h, 0.01 * h)
+        if key is not None:
+          h = h * jax.random.bernoulli(jax.random.fold_in(key, n), 0.7, h.shape
+                                       ) / 0.7
+    return h
+
+  e = np.exp(logits())
+  np.testing.assert_allclose(router.weights(state.theta, features),
+                             e / e.sum(1, keepdims=True), 1e-4, 1e-5)
+  _, loss = router.step(state, jax.random.key(4), features, tasks)
+  z = logits(jax.random.key(4))
+  np.testing.assert_allclose(loss, np.mean(
+      np.log(np.exp(z).sum(1)) - z[np.arange(30), tasks]), rtol=1e-4)
 
 
 @pytest.mark.parametrize('kw,want', [

@@ -77,7 +77,9 @@ def mlp_router(experts: int, optimizer: optax.GradientTransformation | None
     layers = [(jax.random.normal(k, (m, n)) * (2 / m)**0.5, jnp.zeros(n))
               for k, m, n in zip(jax.random.split(key, 3), sizes, sizes[1:])]
     std = jnp.std(features, axis=0)
-    standard = (jnp.mean(features, axis=0), 1 / jnp.where(std > 0, std, 1))
+    # The mean of a constant is rounded: its deviation need not be 0.
+    noise = 8 * jnp.finfo(std.dtype).eps * jnp.max(jnp.abs(features), axis=0)
+    standard = (jnp.mean(features, axis=0), 1 / jnp.where(std > noise, std, 1))
     return descent.init(dict(layers=layers, standard=standard))
 
   return Router(init, descent.step,
