@@ -107,7 +107,7 @@ def test_signature(name):
     else:
       assert param.kind is param.KEYWORD_ONLY
       assert param.default is not param.empty
-  sections = re.findall(r'^  ([A-Z]\w+):\s', fn.__doc__, re.MULTILINE)
+  sections = re.findall(r'^([A-Z]\w+):\s', inspect.getdoc(fn), re.MULTILINE)
   assert sections[:3] == ['Args', 'Returns', 'Raises']
   assert sections[3:] == [s for s in ('Departures', 'References')
                           if s in sections]

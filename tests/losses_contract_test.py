@@ -173,7 +173,7 @@ def test_signature(name):
     else:
       assert param.kind is param.KEYWORD_ONLY
       assert param.default is not param.empty
-  sections = re.findall(r'^  ([A-Z]\w+):\s', fn.__doc__, re.MULTILINE)
+  sections = re.findall(r'^([A-Z]\w+):\s', inspect.getdoc(fn), re.MULTILINE)
   assert sections[:2] == ['Args', 'Returns']
   assert sections == [s for s in SECTIONS if s in sections]
 

@@ -46,7 +46,7 @@ def test_table_is_complete():
   assert set(public()) == {*LOGIT_SCORES, 'areas_of_expertise'}
   for name, fn in public().items():
     assert fn.__module__ == f'kt_jax.scores.{name}'
-    sections = re.findall(r'^  ([A-Z]\w+):\s', fn.__doc__, re.MULTILINE)
+    sections = re.findall(r'^([A-Z]\w+):\s', inspect.getdoc(fn), re.MULTILINE)
     assert sections[:2] == ['Args', 'Returns']
     assert sections[2:] == [s for s in ('Departures', 'References')
                             if s in sections]
