@@ -452,7 +452,7 @@ T = train.LossTerm
     (":sized .model.kw. 'widht'. Did you mean 'width'", dict(
         model=train.Model(sized, dict(widht=3)))),
     ("missing a required argument: 'width'", dict(model=train.Model(sized))),
-    ("missing a required argument: 'depth'", dict(
+    ("missing a required .*argument: 'depth'", dict(
         model=train.Model('decoder'))),
     ('is called with .classes, input_shape', dict(
         model=train.Model(no_shape))),
