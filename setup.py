@@ -99,6 +99,6 @@ setuptools.setup(
         'test': sorted(
             {*TRAIN, *MERGE, *LANGUAGE, *ALIGN, *SEARCH, *LINT}) + [
                 'ipykernel>=6', 'nbclient>=0.10', 'pytest>=8',
-                'pytest-xdist>=3.6'],
+                'pytest-xdist>=3.6', 'setuptools>=77'],
     },
 )
