@@ -73,12 +73,12 @@ def run(spec, workdir):
   workdir = checkpoint.open_workdir(workdir, core.spec.to_json(spec))
   done: dict[str, Any] | None = train.finished(workdir)
   if not done:
-    found = _measure(spec)
-    metrics, text = _judge(spec, *found)
-    checkpoint.write_atomic(workdir / 'results.csv', _csv(spec, found[0]))
+    risk, limit = _measure(spec)
+    metrics, text = _judge(spec, risk, limit)
+    checkpoint.write_atomic(workdir / 'results.csv', _csv(spec, risk))
     checkpoint.write_atomic(workdir / 'report.md', text)
     if jax.process_index() == 0:
-      plots.save(_plot(spec, *found), workdir / 'risk.png')
+      plots.save(_plot(spec, risk, limit), workdir / 'risk.png')
     done = dict(kind='experiment', status='finished', metrics=metrics,
                 method=spec.experiment, code=checkpoint.code_version(),
                 config=checkpoint.config_hash(core.spec.to_json(spec)))
@@ -205,11 +205,11 @@ def _plot(spec, risk, limit):
   sizes = np.array(spec.sizes, float)
   for i, name in enumerate(spec.learners):
     mean = risk[i].mean(1)
-    seen = mean > 1e-12
-    line, = axis.plot(sizes[seen], mean[seen], 'o-', ms=4, label=name)
-    axis.fill_between(sizes[seen], risk[i].min(1)[seen].clip(mean[seen] / 10),
-                      risk[i].max(1)[seen], color=line.get_color(), alpha=0.15,
-                      lw=0)
+    above = mean > 1e-12
+    line, = axis.plot(sizes[above], mean[above], 'o-', ms=4, label=name)
+    axis.fill_between(sizes[above], risk[i].min(1)[above].clip(mean[above] / 10),
+                      risk[i].max(1)[above], color=line.get_color(),
+                      alpha=0.15, lw=0)
     power = spec.learners[name].power
     rate = (_scale(spec, name) / sizes)**power if power else np.full(
         len(sizes), limit[i].mean())

@@ -444,7 +444,7 @@ def test_random_resized_crop_boxes():
   assert 0.18 < share.min() < 0.22 and 0.48 < share.max() < 0.52
   assert abs(share.mean() - 0.35) < 0.01
   assert 0.7 < (w / h).min() and (w / h).max() < 1.43
-  # A box of one colour, enlarged, has that colour only.
+  # A box of one color, enlarged, has that color only.
   image = np.zeros((1, 8, 8, 3), np.uint8)
   image[:, 2:6, 4:8] = 200
   assert np.all(made.apply(image, np.array([[4, 2, 8, 6]])) == 200)

@@ -391,7 +391,7 @@ def test_nucleus():
     assert len(outside) > 2
     assert np.ptp((got - base)[b, outside]) < 1e-4
     assert np.ptp(ratio[b, inside]) < 1e-4
-    # The same constant for both: only the normaliser.
+    # The same constant for both: only the normalizer.
     close((got - base)[b, outside[0]], ratio[b, inside[0]], atol=1e-4)
   close(fuse.emulated_fine_tuning(**p, top_p=0.0), base)
 

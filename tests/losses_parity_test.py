@@ -74,7 +74,7 @@ def test_cross_entropy_in_parts():
 
 def test_kd_keeps_the_size_of_gradients():
   """Hinton et al., Sec. 2.1: at high tau the gradient of tau^2 KL tends to
-  that of logit matching, (z_s - z_t) / K for centred logits."""
+  that of logit matching, (z_s - z_t) / K for centered logits."""
   s, t = (z - z.mean(-1, keepdims=True) for z in (S, TEACHER))
   grad = jax.grad(lambda s: losses.kd(s, t, temperature=1000.0).sum())(s)
   np.testing.assert_allclose(grad, (s - t) / S.shape[-1], atol=2e-2)

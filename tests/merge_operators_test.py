@@ -474,14 +474,14 @@ def test_model_stock():
       run('model_stock', base, jnp.stack([jnp.diag(e) for e in eye]),
           jnp.ones(3)), base)
   close(run('model_stock', base, jnp.stack([eye] * 3), jnp.ones(3)), eye)
-  # On a shell around a centre c the noise being orthogonal to all, the result
+  # On a shell around a center c the noise being orthogonal to all, the result
   # is the foot of the perpendicular from c: it meets base - result at 90 deg.
-  centre = jnp.zeros(8).at[0].set(1.0)
+  center = jnp.zeros(8).at[0].set(1.0)
   noise = 1.5 * jnp.eye(8)[1:4]
   weight = jnp.asarray([0.2, 0.5, 0.3])
   for w in (jnp.ones(3), weight):
-    got = run('model_stock', jnp.zeros(8), centre + noise, w)
-    close(jnp.vdot(got, centre - got), 0, 0, 1e-6)
+    got = run('model_stock', jnp.zeros(8), center + noise, w)
+    close(jnp.vdot(got, center - got), 0, 0, 1e-6)
   # Apart from one another: the base, or as the formula has it.
   apart = jnp.stack([jnp.diag(eye[0]), -jnp.diag(eye[0]) + 0.1 * eye])
   np.testing.assert_array_equal(

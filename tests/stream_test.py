@@ -295,7 +295,7 @@ def test_content_hangs_on_values_only():
   assert whole != digest(arrays | {'b': arrays['b'].reshape(4)})
 
 
-def test_memory_does_not_hang_on_the_number_of_tensors():
+def test_memory_does_not_depend_on_the_number_of_tensors():
   """Eight times the tensors, the same anonymous memory to a few MB."""
   code = '''
 from kt_jax.cli import kt_merge

@@ -4,7 +4,7 @@ r"""HARD: augmentations learned against the student, out of domain.
       --config configs/nix2023hard/digits.py:small
 
 Digits on a canvas twice their size. The teacher knows shifts of up to 4 pixels,
-the student sees centred digits alone; `shifted_accuracy` is on shifted ones.
+the student sees centered digits alone; `shifted_accuracy` is on shifted ones.
 HARD is told an outer range of 8 pixels; `random_P` shifts by up to P.
 `paper` is CIFAR-10, ResNet-32x4 to 8x4, with all affine transforms; the paper's
 own settings are not public.

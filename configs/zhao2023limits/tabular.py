@@ -5,7 +5,7 @@ r"""Four tabular students of a teacher that reveals more and more.
 
 Paper: rates sqrt(|S||A|/n), constant, |S||A|/n and |S|/n, of the worst
 instance for each n. Here, on one instance: log-log slopes -0.500 +- 0.001, the
-plateau of normalised squares to 0.3 %, -2.7 +- 0.1 and -2.5 +- 0.2 (risk falls
+plateau of normalized squares to 0.3 %, -2.7 +- 0.1 and -2.5 +- 0.2 (risk falls
 faster than for the worst), exact from n = 1000 on.
 """
 from configs import common

@@ -48,7 +48,7 @@ class MergeContext(NamedTuple):
   def logits(self, model: Model, arrays: data.Arrays) -> np.ndarray:
     """Logits `[N, K]` of a model of the base's network."""
     return train.predict_all(self.fns.predict, *model, arrays,
-                             batch_size=self.spec.eval_batch_size)
+                             batch_size=self.spec.evaluate.batch_size)
 
   def expert_logits(self, task: str, arrays: data.Arrays) -> np.ndarray:
     """Logits `[N, K]` of the expert on `task`, by its own network."""

@@ -123,7 +123,7 @@ def samples(context: MergeContext, task: str):
   spec, arrays = context.spec, context.splits[task].train
   count = min(spec.samples, len(arrays))
   some = arrays.take(data.stratified(arrays.labels, count, context.seed))
-  return data.batches_for_eval(some, min(spec.eval_batch_size, count))
+  return data.batches_for_eval(some, min(spec.evaluate.batch_size, count))
 
 
 def _shuffled_task_vector(arm, context, task):

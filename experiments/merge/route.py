@@ -72,7 +72,7 @@ def route(arm: Arm, context: MergeContext) -> MergeResult:
 
   def logits(task, arrays):
     parts = []
-    chunk = context.spec.eval_batch_size
+    chunk = context.spec.evaluate.batch_size
     for at in range(0, len(arrays), chunk):
       images = np.asarray(arrays.images[at:at + chunk])
       short = chunk - len(images)  # one shape for all: compiled once

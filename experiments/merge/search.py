@@ -86,7 +86,7 @@ def layer_path(arm: Arm, context: MergeContext) -> MergeResult:
                   (rest, stacked, *_validation(arm, context)))
   best = jnp.asarray(state['best_genome'], jnp.float32)
   def logits(_, arrays):
-    size = context.spec.eval_batch_size
+    size = context.spec.evaluate.batch_size
     return np.concatenate([np.asarray(_jitted(forward)(
         best, rest, stacked, normalize(np.asarray(arrays.images[at:at + size]))
     )) for at in range(0, len(arrays), size)])

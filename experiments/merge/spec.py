@@ -56,6 +56,11 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluation:
+  batch_size: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
 class Spec:
   """Merges of experts."""
   experiment: str = 'merge'
@@ -73,5 +78,5 @@ class Spec:
   arms: Mapping[str, Arm] = _map()
   baseline: str = ''  # arm that every other is compared to
   claims: Mapping[str, compare.Claim] = _map()
-  eval_batch_size: int = 1000
+  evaluate: Evaluation = Evaluation()
   pool_dir: str = ''  # where trained models are kept; '' the user's cache

@@ -145,10 +145,10 @@ class Records:
         raise Damaged(path)
       self._reader = array_record_module.ArrayRecordReader(
           str(path), 'readahead_buffer_size:0')
-      found = self._reader.num_records()
+      records = self._reader.num_records()
     except (OSError, RuntimeError, ValueError) as e:
       raise Damaged(path) from e
-    if found != count:
+    if records != count:
       raise Damaged(path)
     self._resident = None
     if size <= RESIDENT:

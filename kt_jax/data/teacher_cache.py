@@ -95,15 +95,15 @@ def attach_cached(caches: Mapping[str, TeacherCache]) -> Callable[[dict], dict]:
     caches: name of the teacher -> what `read_cache` returns.
   """
   def lookup(batch):
-    found = {}
+    outputs = {}
     for teacher, cache in caches.items():
       view = batch.get('view', 0) if cache.views > 1 else 0
       if cache.views > 1 and 'view' not in batch:
         raise UserError(f'The cache of {teacher} has {cache.views} views, the '
                         'stream none: give it as many.')
       for name, value in cache.lookup(batch['index'], view).items():
-        found[f'cached/{teacher}/{name}'] = value
-    return batch | found
+        outputs[f'cached/{teacher}/{name}'] = value
+    return batch | outputs
   return lookup
 
 

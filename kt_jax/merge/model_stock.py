@@ -28,7 +28,7 @@ def model_stock(
 
   cos is the mean cosine between two task vectors m_t - base. Models that were
   fine-tuned from one base lie on a thin shell; t is the foot of the
-  perpendicular from its centre.
+  perpendicular from its center.
 
   Args:
     base: `[...]` leaf of the base model; also gives the dtype.

@@ -130,8 +130,8 @@ def load_trained(path, step: int | None = None,
         f'{path}: {e} Give train.load_trained its constructor (model=...), and '
         'the result as init_from.') from e
   net = models.abstract(build)
-  found = checkpoint.read(folder, step)
-  params, stats = found.model['params'], found.model['stats'] or {}
+  saved = checkpoint.read(folder, step)
+  params, stats = saved.model['params'], saved.model['stats'] or {}
   want = jax.eval_shape(lambda: models.arrays(net, build()))
   for kind, have, expected in zip(('params', 'stats'), (params, stats), want):
     shape = lambda tree: {k: tuple(v.shape) for k, v in tree.items()}
@@ -139,32 +139,32 @@ def load_trained(path, step: int | None = None,
       odd = sorted(shape(have).items() ^ shape(expected).items())
       raise core.UserError(
           f'{kind} of {folder} do not fit {settings}: {odd[:4]}.')
-  return Trained(net, params, stats, info, settings, found.meta['model'],
+  return Trained(net, params, stats, info, settings, saved.meta['model'],
                  str(folder))
 
 
 def _imported(folder) -> Trained:
-  found = models.from_pretrained(folder, 'float32')
-  if isinstance(found, models.Decoder):
-    return _decoder(found, folder)
-  if found.mean is None or found.std is None:
+  model = models.from_pretrained(folder, 'float32')
+  if isinstance(model, models.Decoder):
+    return _decoder(model, folder)
+  if model.mean is None or model.std is None:
     raise core.UserError(
         f'{folder} does not say mean and std of its inputs: add '
         'preprocessor_config.json with image_mean and image_std.')
   info = data.Info(
-      name='imported', classes=found.classes, input_shape=found.input_shape,
-      mean=found.mean, std=found.std, class_names=(), sizes={})
-  both = dict(params=found.params, stats=found.stats)
-  return Trained(found.net, found.params, found.stats, info, {},
+      name='imported', classes=model.classes, input_shape=model.input_shape,
+      mean=model.mean, std=model.std, class_names=(), sizes={})
+  both = dict(params=model.params, stats=model.stats)
+  return Trained(model.net, model.params, model.stats, info, {},
                  checkpoint.digest(both), str(folder))
 
 
-def _decoder(found, folder) -> Trained:
-  net, params, stats = models.split(found)
+def _decoder(model, folder) -> Trained:
+  net, params, stats = models.split(model)
   info = data.Info(
-      name='imported', classes=found.embed.num_embeddings,
-      input_shape=(found.context,), mean=(), std=(), class_names=(), sizes={})
-  model = dict(name='decoder', kw=models.decoder_settings(found))
-  return Trained(net, params, stats, info, model,
+      name='imported', classes=model.embed.num_embeddings,
+      input_shape=(model.context,), mean=(), std=(), class_names=(), sizes={})
+  settings = dict(name='decoder', kw=models.decoder_settings(model))
+  return Trained(net, params, stats, info, settings,
                  checkpoint.digest(dict(params=params, stats=stats)),
                  str(folder))
