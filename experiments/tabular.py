@@ -207,9 +207,9 @@ def _plot(spec, risk, limit):
     mean = risk[i].mean(1)
     above = mean > 1e-12
     line, = axis.plot(sizes[above], mean[above], 'o-', ms=4, label=name)
-    axis.fill_between(sizes[above], risk[i].min(1)[above].clip(mean[above] / 10),
-                      risk[i].max(1)[above], color=line.get_color(),
-                      alpha=0.15, lw=0)
+    low = risk[i].min(1)[above].clip(mean[above] / 10)
+    axis.fill_between(sizes[above], low, risk[i].max(1)[above], lw=0,
+                      color=line.get_color(), alpha=0.15)
     power = spec.learners[name].power
     rate = (_scale(spec, name) / sizes)**power if power else np.full(
         len(sizes), limit[i].mean())
